@@ -254,7 +254,7 @@ impl Rules {
         let now = plan.map_or_else(Decided::default, |plan| Decided {
             writes: self.writes(world, &plan),
             due: plan
-                .next
+                .requeue_at
                 .filter(|_| !self.has(Bug::ComesBackNever))
                 .and_then(tick_after),
         });

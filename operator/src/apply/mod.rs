@@ -131,7 +131,7 @@ pub async fn apply(
             owner: Owner { uid, name },
         },
         memory,
-        outcome: Outcome::new(observation.now, plan.next),
+        outcome: Outcome::new(observation.now, plan.requeue_at),
         is_set_refused: false,
         ends_at: tokio::time::Instant::now() + WRITES_TIMEOUT,
     };
@@ -280,7 +280,7 @@ impl Execution<'_> {
         for objects in [first, then] {
             let mut writes = Vec::new();
             for desired in objects {
-                match self.next(desired, observation) {
+                match self.todo(desired, observation) {
                     Todo::Nothing => {}
                     Todo::Later(pause) => {
                         note_missing(desired);
@@ -303,7 +303,7 @@ impl Execution<'_> {
     }
 
     /// What is to be done about one object.
-    fn next<'d>(&mut self, desired: &'d DesiredObject, observation: &Observation) -> Todo<'d> {
+    fn todo<'d>(&mut self, desired: &'d DesiredObject, observation: &Observation) -> Todo<'d> {
         let sees = self.sees(desired.kind);
         if !sees {
             self.outcome.requeue_after(READ_UNSEEN);

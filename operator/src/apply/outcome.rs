@@ -32,12 +32,12 @@ pub struct Outcome {
     begun: Instant,
     /// When the cluster is to be reconciled again although nothing happens: the moment that the
     /// plan named, or an earlier one that a write asks for.
-    next: Option<Timestamp>,
+    requeue_at: Option<Timestamp>,
 }
 
 impl Outcome {
-    /// Nothing has been written yet. `next`: when the plan wants the next reconcile.
-    pub fn new(now: Timestamp, next: Option<Timestamp>) -> Self {
+    /// Nothing has been written yet. `requeue_at`: when the plan wants the next reconcile.
+    pub fn new(now: Timestamp, requeue_at: Option<Timestamp>) -> Self {
         Self {
             writes: 0,
             applied: 0,
@@ -47,7 +47,7 @@ impl Outcome {
             notices: Vec::new(),
             now,
             begun: Instant::now(),
-            next,
+            requeue_at,
         }
     }
 
@@ -62,12 +62,13 @@ impl Outcome {
     pub fn requeue_after(&mut self, pause: Duration) {
         let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX);
         let moment = self.now.saturating_add(pause).unwrap_or(Timestamp::MAX);
-        self.next = Some(self.next.map_or(moment, |next| next.min(moment)));
+        let requeue_at = self.requeue_at.map_or(moment, |at| at.min(moment));
+        self.requeue_at = Some(requeue_at);
     }
 
     /// The pause before the next reconcile; `None` where only an event is waited for.
     pub fn requeue(&self) -> Option<Duration> {
-        self.next.map(|next| pause_until(next, self.now))
+        self.requeue_at.map(|at| pause_until(at, self.now))
     }
 }
 

@@ -282,8 +282,8 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         prune,
         eviction,
         call,
-        next: [
-            pace::next(cluster, observation, license, rollout, health),
+        requeue_at: [
+            pace::requeue_at(cluster, observation, license, rollout, health),
             database.changes_at,
             findings
                 .scale_wait
@@ -383,7 +383,7 @@ fn blocked(
         prune: Vec::new(),
         eviction: None,
         call: Wanted::NotNow,
-        next: [
+        requeue_at: [
             license.changes_at,
             hastened.due_at,
             validation.changes_at,

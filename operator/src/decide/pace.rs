@@ -116,7 +116,7 @@ fn shared_until(observation: &Observation) -> Option<Timestamp> {
 }
 
 /// When the next thing that this decision rests on changes by itself.
-pub(super) fn next(
+pub(super) fn requeue_at(
     cluster: &ValidCluster,
     observation: &Observation,
     license: &LicenseVerdict,

@@ -43,7 +43,7 @@ pub struct Plan {
     /// reading found, it is nearer to the truth than the report.
     pub hears_again: bool,
     /// When to requeue although nothing happened.
-    pub next: Option<Timestamp>,
+    pub requeue_at: Option<Timestamp>,
     /// How to read the database while this lasts.
     pub read_options: ReadOptions,
     /// Pods whose drain hooks are asked to let their replicas end, as long as this stands.

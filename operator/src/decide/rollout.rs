@@ -248,7 +248,7 @@ pub fn step(
     } else if outdated.is_empty() {
         Step::Done
     } else {
-        let step = next(cluster, observation, health, database, set, &outdated);
+        let step = next_step(cluster, observation, health, database, set, &outdated);
         refused(step, behind_schema.as_deref(), observation)
     };
     Rollout {
@@ -315,7 +315,7 @@ fn refused_before(pod: &str, behind: Option<&str>, observation: &Observation) ->
     Some(why.to_owned())
 }
 
-fn next(
+fn next_step(
     cluster: &ValidCluster,
     observation: &Observation,
     health: &Health<'_>,

@@ -48,7 +48,7 @@ fn a_certificate_that_ends_soon_is_reported_and_checked_again_at_the_next_remind
         state(&plan, ConditionType::ConfigurationValid),
         (Some(true), Reason::CertificateEndsSoon)
     );
-    assert_eq!(plan.next, Some(due));
+    assert_eq!(plan.requeue_at, Some(due));
     assert_eq!(plan.report.phase, Some(Phase::Ready));
 }
 
@@ -560,7 +560,7 @@ fn a_pod_that_cannot_end_stalls_what_waits_for_it() {
             wanted == 3 || waits == "the scale-down is waiting for demo-2 to end",
             "{wanted}: {waits}"
         );
-        assert_eq!(early.next, Some(after(SignedDuration::from_secs(1))));
+        assert_eq!(early.requeue_at, Some(after(SignedDuration::from_secs(1))));
         let mut seen = unending(set, 61, stored(&json!({})));
         let stalled = |seen: &Observation| {
             let late = plan(&spec, seen);

@@ -44,7 +44,7 @@ fn a_drain_without_a_license_has_five_minutes() {
         let early = plan(&spec, &draining(299, no_license()));
         assert_eq!(let_go(&early), [""; 0]);
         assert_eq!(state_of(&early, 2), None);
-        assert_eq!(early.next, Some(after(SignedDuration::from_secs(1))));
+        assert_eq!(early.requeue_at, Some(after(SignedDuration::from_secs(1))));
         // It is asked as long as it is there: by this process, or by the one that follows it.
         for seconds in [300, 3000] {
             let late = plan(&spec, &draining(seconds, no_license()));
@@ -78,7 +78,7 @@ fn drains_of_a_cluster_that_is_stopped_have_no_longer_but_for_one() {
     let stopping = |seconds| plan(&json!({"replicas": 0}), &stopping(seconds));
     let early = stopping(299);
     assert_eq!(let_go(&early), [""; 0]);
-    assert_eq!(early.next, Some(after(SignedDuration::from_secs(1))));
+    assert_eq!(early.requeue_at, Some(after(SignedDuration::from_secs(1))));
     assert_eq!(let_go(&stopping(300)).len(), 2);
 }
 
@@ -172,7 +172,7 @@ fn each_drain_has_its_own_five_minutes() {
     pod.ends_by = Some(after(SignedDuration::from_secs(3500)));
     let plan = plan(&json!({}), &seen);
     assert_eq!(let_go(&plan), ["demo-2"]);
-    assert_eq!(plan.next, Some(after(SignedDuration::from_secs(200))));
+    assert_eq!(plan.requeue_at, Some(after(SignedDuration::from_secs(200))));
 }
 
 #[test]
@@ -184,13 +184,16 @@ fn a_moment_without_a_license_cuts_nothing_short_that_began_to_end_before() {
         let plan = plan(&json!({}), &seen);
         assert_eq!(let_go(&plan), [""; 0]);
         let left = 300 + since.unwrap_or(0);
-        assert_eq!(plan.next, Some(after(SignedDuration::from_secs(left))));
+        assert_eq!(
+            plan.requeue_at,
+            Some(after(SignedDuration::from_secs(left)))
+        );
     }
     // Where the gate closed ahead of the end, the end is what counts.
     let ended = json!({"exp": after(SignedDuration::from_secs(-200)).as_second()});
     let plan = plan(&json!({}), &draining(3000, stored(&ended)));
     assert_eq!(let_go(&plan), [""; 0]);
-    assert_eq!(plan.next, Some(after(SignedDuration::from_secs(100))));
+    assert_eq!(plan.requeue_at, Some(after(SignedDuration::from_secs(100))));
 }
 
 /// What a process sees at this second that knows nothing but the status before.
@@ -234,7 +237,10 @@ fn a_license_that_is_taken_away_early_leaves_a_drain_five_minutes_from_then() {
             let seen = draining(1800, license);
             let (taken, status) = reconcile(0, &seen, &before);
             assert_eq!(let_go(&taken), [""; 0]);
-            assert_eq!(taken.next, Some(after(SignedDuration::from_secs(300))));
+            assert_eq!(
+                taken.requeue_at,
+                Some(after(SignedDuration::from_secs(300)))
+            );
             // Each is another process.
             let (early, status) = reconcile(299, &seen, &status);
             assert_eq!(let_go(&early), [""; 0]);
@@ -258,7 +264,7 @@ fn a_license_that_runs_out_leaves_a_drain_five_minutes_from_its_end() {
     for before in [before, there] {
         let (plan, _) = reconcile(0, &seen, &before);
         assert_eq!(let_go(&plan), [""; 0]);
-        assert_eq!(plan.next, Some(after(SignedDuration::from_secs(100))));
+        assert_eq!(plan.requeue_at, Some(after(SignedDuration::from_secs(100))));
     }
 }
 

@@ -153,7 +153,7 @@ fn only_a_heartbeat_that_is_unmatched_for_over_a_minute_is_of_a_foreign_replica(
         let patience = 61 - seconds.unwrap_or(0);
         let again = (patience > 0).then(|| after(SignedDuration::from_secs(patience)));
         assert_eq!(
-            plan.next
+            plan.requeue_at
                 .filter(|next| *next < after(SignedDuration::from_hours(1))),
             again,
             "{seconds:?}"
@@ -205,7 +205,7 @@ fn a_refused_pod_is_reported_in_the_words_of_the_refusal_once_it_lasts() {
         // but whether the heartbeat of the pod that is gone is of a foreign replica, after a
         // minute.
         let next = after(SignedDuration::from_secs(next));
-        assert_eq!(plan.next, Some(next), "{seconds:?}");
+        assert_eq!(plan.requeue_at, Some(next), "{seconds:?}");
     }
 }
 

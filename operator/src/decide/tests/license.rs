@@ -112,7 +112,7 @@ fn guard_and_end_count_from_their_exact_moment() {
         let plan = plan(&json!({}), &healthy(3, stored(&ends(secs(left)))));
         assert_eq!(state(&plan, LICENSED), expected, "{left} s left");
         assert_eq!(
-            plan.next,
+            plan.requeue_at,
             next.map(|seconds| after(secs(seconds))),
             "{left} s left"
         );
@@ -145,7 +145,11 @@ fn a_spec_that_cannot_be_used_leaves_what_runs_the_time_that_it_needs() {
         );
         if expected.is_none() {
             let closes = if running == 3 { 1 } else { left - 690 };
-            assert_eq!(plan.next, Some(after(secs(closes))), "it closes in time");
+            assert_eq!(
+                plan.requeue_at,
+                Some(after(secs(closes))),
+                "it closes in time"
+            );
         }
     }
 }
@@ -174,7 +178,7 @@ fn reminders_come_at_30_7_and_1_days() {
             message.contains(words.unwrap_or("includes HA, until")),
             "{message}"
         );
-        assert_eq!(plan.next, Some(after(next)), "{left:?}");
+        assert_eq!(plan.requeue_at, Some(after(next)), "{left:?}");
         // What a user plans by is when the gate closes, not when the license ends.
         if words.is_some() {
             let closes = after(left - secs(GUARD));
@@ -284,7 +288,11 @@ fn a_signature_that_does_not_fit_leaves_what_the_license_says_against_several_re
     let license = present(&forged(&ends(secs(GUARD + 60))));
     let plan = plan(&json!({}), &healthy(3, license));
     assert_eq!(state(&plan, LICENSED), (None, Reason::LicenseInvalid));
-    assert_eq!(plan.next, Some(after(secs(60))), "the gate closes in time");
+    assert_eq!(
+        plan.requeue_at,
+        Some(after(secs(60))),
+        "the gate closes in time"
+    );
     let status = plan.report.license.unwrap();
     assert_eq!(status.expiration_time, Some(Time(after(secs(GUARD + 60)))));
     assert_eq!(status.signature, SignatureState::Unverified);
@@ -294,7 +302,7 @@ fn a_signature_that_does_not_fit_leaves_what_the_license_says_against_several_re
 fn a_license_that_begins_is_checked_when_it_does() {
     let seen = healthy(1, stored(&json!({"nbf": after(days(2)).as_second()})));
     let early = plan(&json!({}), &seen);
-    assert_eq!(early.next, Some(after(days(2))));
+    assert_eq!(early.requeue_at, Some(after(days(2))));
     let licensed = condition(&early.report, LICENSED);
     let begins = format!("the license is not valid before {}", after(days(2)));
     assert_eq!(licensed.message, begins);
@@ -310,7 +318,10 @@ fn a_license_that_begins_is_checked_when_it_does() {
         state(&plan, LICENSED),
         (Some(false), Reason::LicenseNotYetValid)
     );
-    assert_eq!((plan.next, installs(&plan)), (Some(after(days(2))), None));
+    assert_eq!(
+        (plan.requeue_at, installs(&plan)),
+        (Some(after(days(2))), None)
+    );
     // And while another one is stored.
     let plan = with_secret(
         &spec(true),
@@ -318,7 +329,10 @@ fn a_license_that_begins_is_checked_when_it_does() {
         &healthy(1, stored(&ends(days(60)))),
         &crate::testing::settings(),
     );
-    assert_eq!((plan.next, installs(&plan)), (Some(after(days(2))), None));
+    assert_eq!(
+        (plan.requeue_at, installs(&plan)),
+        (Some(after(days(2))), None)
+    );
 }
 
 #[test]
@@ -684,7 +698,7 @@ fn a_failed_call_is_reported_and_still_wanted() {
     assert_eq!(plan.report.refused_call, Some(refused_call()));
     // When it is tried again is no matter of the plan: once a user has installed the license by
     // hand it must wake no reconcile.
-    assert_eq!(plan.next, None);
+    assert_eq!(plan.requeue_at, None);
 }
 
 fn refused_call() -> RefusedCall {
@@ -759,7 +773,7 @@ proptest! {
             seen.now = moment;
             let plan = plan(&json!({}), &seen);
             let condition = condition(&plan.report, LICENSED).clone();
-            (condition, plan.report.target_replicas, plan.next)
+            (condition, plan.report.target_replicas, plan.requeue_at)
         };
         let (condition, target, next) = at(now());
         let span = next.map_or(secs(10_000_000), |next| next.duration_since(now()));

@@ -290,7 +290,7 @@ fn running_pods_are_given_time_to_learn_a_changed_secret() {
     history.step(BEFORE, History::read());
     let first = history.step(OTHER_PASSWORD, History::read());
     is_held(&first, RolloutWait::SecretInPods);
-    assert_eq!(first.next, Some(after(seconds(120))));
+    assert_eq!(first.requeue_at, Some(after(seconds(120))));
     history.now = after(seconds(119));
     is_held(
         &history.step(OTHER_PASSWORD, History::read()),
@@ -345,7 +345,7 @@ fn a_scale_down_waits_until_the_pods_know_a_changed_login() {
         for view in [refused(), History::read()] {
             let held = history.step(OTHER_PASSWORD, view);
             assert_eq!(size(&held), None, "{replicas}");
-            assert_eq!(held.next, Some(after(seconds(120))));
+            assert_eq!(held.requeue_at, Some(after(seconds(120))));
         }
         history.now = after(seconds(119));
         assert_eq!(size(&history.step(OTHER_PASSWORD, History::read())), None);
@@ -452,7 +452,7 @@ fn a_busy_replica_that_is_brought_no_new_login_has_a_whole_drain_to_become_idle(
         let waiting = history.step(url, busy.clone());
         is_held_by(&waiting, RolloutWait::IdleReplica);
         assert_eq!(
-            waiting.next,
+            waiting.requeue_at,
             Some(after(seconds(patience))),
             "{secret} {url}"
         );
@@ -479,7 +479,7 @@ fn a_busy_replica_that_is_brought_no_new_login_has_a_whole_drain_to_become_idle(
         };
         assert_eq!(waits(&waiting), Some(expected), "{secret} {url}");
         if expected == RolloutWait::IdleReplica {
-            assert_eq!(waiting.next, Some(after(seconds(patience))));
+            assert_eq!(waiting.requeue_at, Some(after(seconds(patience))));
             // A process that has just started has read nothing yet.
             downtime.now = after(seconds(1800));
             let mut started = busy.clone();
@@ -513,7 +513,7 @@ fn a_correction_with_another_password_is_written_when_the_pods_know_it() {
     history.changes = json!({"podLabels": {"is": "corrected"}});
     let corrected = history.step(OTHER_PASSWORD, broken.clone());
     is_held(&corrected, RolloutWait::SecretInPods);
-    assert_eq!(corrected.next, Some(after(seconds(120))));
+    assert_eq!(corrected.requeue_at, Some(after(seconds(120))));
     assert_eq!(state(&corrected, ConditionType::Stalled).0, Some(false));
     history.now = after(seconds(120));
     assert!(writes_template(&history.step(OTHER_PASSWORD, broken)));

@@ -322,7 +322,7 @@ fn a_database_that_was_never_read_is_tried_for_two_minutes_before_the_first_repl
         let due = starts.then(|| after(secs(120)));
         for seconds in [1, 119] {
             // Each is a process that knows nothing but the status.
-            assert_eq!(last.next, due, "{reason:?}");
+            assert_eq!(last.requeue_at, due, "{reason:?}");
             last = plan(&json!({}), &blind(last, seconds, reason));
             assert_eq!(size(&last), None, "{reason:?} {seconds}");
         }
@@ -336,7 +336,10 @@ fn a_database_that_was_never_read_is_tried_for_two_minutes_before_the_first_repl
     let begun = || plan(&json!({}), &observation(None, outage()));
     let answered = plan(&json!({}), &blind(begun(), 60, ServerNotReady));
     let gone = plan(&json!({}), &blind(answered, 300, Unreachable));
-    assert_eq!((size(&gone), gone.next), (None, Some(after(secs(420)))));
+    assert_eq!(
+        (size(&gone), gone.requeue_at),
+        (None, Some(after(secs(420))))
+    );
     let stopped = plan(&json!({"replicas": 0}), &blind(begun(), 60, Unreachable));
     let wanted = plan(&json!({}), &blind(stopped, 300, Unreachable));
     assert_eq!(size(&wanted), None);
@@ -355,7 +358,10 @@ fn the_first_replica_waits_two_minutes_also_after_a_leader_whose_clock_was_ahead
     let ahead = plan(&json!({}), &ahead);
     let unread = FailureReason::Unreachable;
     let first = plan(&json!({}), &blind(ahead, 0, unread));
-    assert_eq!((size(&first), first.next), (None, Some(after(secs(120)))));
+    assert_eq!(
+        (size(&first), first.requeue_at),
+        (None, Some(after(secs(120))))
+    );
     let second = plan(&json!({}), &blind(first, 120, unread));
     assert_eq!(size(&second), Some(1));
 }
@@ -1077,7 +1083,7 @@ fn the_end_of_a_license_counts_while_the_database_cannot_be_read() {
         assert_eq!(state(&plan, LICENSED).1, reason, "{left:?}");
         assert_eq!(plan.report.license, kept, "the alert goes on");
         if expected == 3 {
-            assert_eq!(plan.next, Some(after(left - secs(735))));
+            assert_eq!(plan.requeue_at, Some(after(left - secs(735))));
         }
     }
     // A moment after the start of the operator nothing is decided on it.
@@ -1553,7 +1559,7 @@ fn the_gate_goes_past_a_pod_that_cannot_end() {
     seen.stateful_set.as_mut().unwrap().replicas = 2;
     seen.pods[2].deleting = true;
     seen.pods[2].ends_by = Some(after(secs(30)));
-    assert_eq!(plan(&json!({}), &seen).next, Some(after(secs(41))));
+    assert_eq!(plan(&json!({}), &seen).requeue_at, Some(after(secs(41))));
 }
 
 #[test]

@@ -144,7 +144,7 @@ fn a_busy_replica_is_given_a_minute_to_become_idle() {
         (Some(RolloutWait::IdleReplica), Some("demo-1"), Some(1))
     );
     assert_eq!(status.deadline, Some(Time(deadline)));
-    assert_eq!(first.next, Some(deadline));
+    assert_eq!(first.requeue_at, Some(deadline));
     // The minute is that of status, whichever replica it spoke of and whichever process wrote it.
     for (waited, expected) in [
         (waited(RolloutWait::IdleReplica, "demo-0", 59), None),
@@ -247,7 +247,7 @@ fn a_busy_replica_with_less_time_than_a_drain_has_a_whole_drain_to_become_idle()
         let spec = json!({"rollout": {"drainTimeoutSeconds": wanted}});
         let case = format!("{grace:?} {timeout:?} {wanted}");
         let waiting = plan(&spec, &seen);
-        assert_eq!(waiting.next, Some(after(secs(patience))), "{case}");
+        assert_eq!(waiting.requeue_at, Some(after(secs(patience))), "{case}");
         let message = &condition(&waiting.report, ROLLOUT).message;
         let words = if patience == 60 {
             "it finishes its tasks first".to_owned()
@@ -333,7 +333,10 @@ fn an_interruption_gives_no_busy_replica_its_time_once_more() {
     });
     let waiting = plan(&json!({}), &seen);
     assert_eq!(reported(&waiting), Some(since));
-    assert_eq!(waiting.next, Some(after(SignedDuration::from_secs(10))));
+    assert_eq!(
+        waiting.requeue_at,
+        Some(after(SignedDuration::from_secs(10)))
+    );
     // Nor does another template, or a budget that keeps a pod whose time is up.
     seen.remembered.rollout.as_mut().unwrap().waiting_for = RolloutWait::IdleReplica;
     let mut edited = seen.clone();
@@ -681,7 +684,7 @@ fn replicas_that_send_no_heartbeats_any_more_do_not_wait_for_each_other() {
         let plan = plan(&json!({}), &seen);
         assert_eq!(evicted(&plan), expected);
         if expected.is_none() {
-            assert_eq!(plan.next, Some(after(SignedDuration::from_secs(41))));
+            assert_eq!(plan.requeue_at, Some(after(SignedDuration::from_secs(41))));
         }
     }
 }
@@ -996,7 +999,10 @@ fn a_migration_that_was_read_long_ago_holds_no_scale_down() {
     let stop = json!({"replicas": 0});
     let waiting = plan(&stop, &aged(60));
     assert_eq!(size(&waiting), None);
-    assert_eq!(waiting.next, Some(after(SignedDuration::from_secs(60))));
+    assert_eq!(
+        waiting.requeue_at,
+        Some(after(SignedDuration::from_secs(60)))
+    );
     assert_eq!(size(&plan(&stop, &aged(119))), None);
     for seconds in [120, 9000] {
         assert_eq!(size(&plan(&stop, &aged(seconds))), Some(0));
@@ -1190,7 +1196,10 @@ fn the_next_pod_waits_for_the_last_and_not_for_ever() {
             assert_eq!(state(&plan, ConditionType::Reconciling).0, Some(false));
         }
         if expected == Reason::RolloutWaiting {
-            assert_eq!(plan.next, Some(after(SignedDuration::from_secs(100 - age))));
+            assert_eq!(
+                plan.requeue_at,
+                Some(after(SignedDuration::from_secs(100 - age)))
+            );
         }
     }
 }
@@ -1334,7 +1343,7 @@ fn a_pod_that_does_not_end_is_reported_after_a_minute() {
             "{message}"
         );
         if expected == Reason::RolloutWaiting {
-            assert_eq!(plan.next, Some(after(SignedDuration::from_secs(1))));
+            assert_eq!(plan.requeue_at, Some(after(SignedDuration::from_secs(1))));
         }
     }
 }
@@ -1453,7 +1462,7 @@ fn a_scale_down_takes_none_that_serves_before_one_is_back_that_a_rollout_has_rep
     let sized = |seen: &Observation| {
         let plan = plan(&json!({"replicas": 2}), seen);
         let reported = condition(&plan.report, ConditionType::Reconciling);
-        (size(&plan), reported.message.clone(), plan.next)
+        (size(&plan), reported.message.clone(), plan.requeue_at)
     };
     let waits = |seen: &Observation, words: &str| {
         let (size, message, next) = sized(seen);
@@ -1551,7 +1560,10 @@ fn a_scale_down_gives_a_busy_replica_without_the_drain_hook_a_whole_drain_to_bec
         let mut seen = busy_without_hooks(2);
         let waiting = plan(&json!({"replicas": replicas}), &seen);
         assert_eq!(size(&waiting), Some(3));
-        assert_eq!(waiting.next, Some(after(SignedDuration::from_hours(1))));
+        assert_eq!(
+            waiting.requeue_at,
+            Some(after(SignedDuration::from_hours(1)))
+        );
         let status = waiting.report.rollout.as_ref().unwrap();
         assert_eq!(
             (

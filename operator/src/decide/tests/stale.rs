@@ -67,10 +67,10 @@ fn a_stale_replica_is_replaced_after_the_time_of_the_users_choice_and_no_other()
         assert_eq!(evicted(&plan(&changes, &seen(seconds))), expected);
     }
     let waits = plan(&opted_in(), &seen(299));
-    assert_eq!(waits.next, Some(after(secs(1))));
+    assert_eq!(waits.requeue_at, Some(after(secs(1))));
     // The clock of the leader before was two hours ahead.
     let ahead = plan(&opted_in(), &seen(-7200));
-    assert_eq!(ahead.next, Some(after(secs(300))));
+    assert_eq!(ahead.requeue_at, Some(after(secs(300))));
     // A process that never saw it before begins to count.
     assert_eq!(
         evicted(&plan(&opted_in(), &without_heartbeats(&[1], 400))),
@@ -221,7 +221,7 @@ fn tasks_are_stuck_when_their_replica_has_sent_no_heartbeat_for_two_minutes() {
         (5, vec![id(1).to_string(), id(9).to_string()])
     );
     assert_eq!(
-        plan(&json!({}), &with(100)).next,
+        plan(&json!({}), &with(100)).requeue_at,
         Some(after(secs(21))),
         "a reconcile when it comes true"
     );
@@ -272,9 +272,9 @@ fn a_queue_that_is_held_for_longer_than_hooks_hold_it_is_overdue() {
         let plan = plan(&spec, &held(seconds));
         assert_eq!(plan.report.queue_hold.unwrap().overdue, overdue);
     }
-    assert_eq!(plan(&spec, &held(150)).next, Some(after(secs(10))));
+    assert_eq!(plan(&spec, &held(150)).requeue_at, Some(after(secs(10))));
     // The clock of the leader before was two hours ahead.
-    assert_eq!(plan(&spec, &held(-7200)).next, Some(after(secs(160))));
+    assert_eq!(plan(&spec, &held(-7200)).requeue_at, Some(after(secs(160))));
     // Where the spec cannot be used, it is what it was before.
     for overdue in [false, true] {
         let mut seen = held(160);
@@ -337,7 +337,7 @@ fn a_drain_is_near_its_end_in_the_last_five_minutes_or_the_last_tenth() {
     cancels.pods[1].drains = false;
     let reported = &plan(&json!({}), &cancels).report.replica_statuses[1];
     assert_eq!((reported.drain, &reported.drains_until), (None, &None));
-    assert_eq!(drain(3600, 310, 1).next, Some(after(secs(10))));
+    assert_eq!(drain(3600, 310, 1).requeue_at, Some(after(secs(10))));
     assert_eq!(state(&drain(3600, 10, 0)), None);
     assert_eq!(
         plan(&json!({}), &healthy(3, stored(&json!({}))))

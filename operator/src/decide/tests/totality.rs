@@ -448,7 +448,7 @@ proptest! {
             prop_assert!(plan.eviction.as_ref().is_none_or(|eviction| ending(&eviction.uid)));
         }
         prop_assert!(validation.cluster.is_none() || plan.report.rollout.is_some() == (of(ConditionType::RolloutComplete) == Some(false)));
-        if let Some(next) = plan.next {
+        if let Some(next) = plan.requeue_at {
             prop_assert!(next >= observation.now);
         }
         let status = report::status(&BytebaseClusterStatus::default(), plan.report.clone(), &[], Some(1), now());
