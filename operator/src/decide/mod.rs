@@ -3,6 +3,7 @@
 mod call;
 pub(crate) mod conditions;
 pub(crate) mod database;
+mod database_checks;
 pub(crate) mod drains;
 pub(crate) mod haste;
 pub(crate) mod health;
@@ -12,6 +13,7 @@ pub(crate) mod license;
 pub(crate) mod login;
 pub(crate) mod maintenance;
 mod objects;
+mod occupancy;
 mod pace;
 pub mod plan;
 mod queue;
@@ -300,7 +302,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         let_go: hastened.let_go,
         unmatched: unmatched(health, observation),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
-        hears_again: database::is_heard_again(Some(database), observation),
+        hears_again: occupancy::is_heard_again(Some(database), observation),
         report: Report {
             target_replicas: Some(target.replicas),
             selector: Some(desired::selector_text(&cluster.identity.name)),
@@ -403,7 +405,7 @@ fn blocked(
         // Of a cluster that goes in a moment nothing is reported but what the gate does.
         unsettled: matches!(observation.database, DatabaseView::NotProbed)
             || goes_unreported(validation, closed, observation),
-        hears_again: database::is_heard_again(database.as_ref(), observation),
+        hears_again: occupancy::is_heard_again(database.as_ref(), observation),
         report: Report {
             license: license.status.clone(),
             unlicensed_since: haste::unlicensed_since(observation, &license),
@@ -465,7 +467,7 @@ fn blocked_read_options(
         sessions: pace::is_unnamed(health)
             || (closed && !paused && health.replicas.len() > 1)
             || observation.pods.iter().any(|pod| pod.deleting)
-            || observation.facts().is_some_and(database::is_unheard),
+            || observation.facts().is_some_and(occupancy::is_unheard),
         new_session: database.is_some_and(pace::is_refused),
         keep_session: true,
         try_login: validation

@@ -1,12 +1,12 @@
 //! When to read the database, and when to reconcile again although nothing happened.
 
 use super::conditions::Findings;
-use super::database::{self, Allows, DatabaseVerdict};
+use super::database::{Allows, DatabaseVerdict};
 use super::health::{self, Health};
 use super::license::LicenseVerdict;
 use super::rollout::Rollout;
 use super::step::{self, Step};
-use super::{drains, login, queue, scale, stale};
+use super::{drains, login, occupancy, queue, scale, stale};
 use crate::api::Reason;
 use crate::observation::heartbeat::HEARTBEAT_INTERVAL;
 use crate::observation::reading::ReadOptions;
@@ -44,7 +44,7 @@ pub(super) fn read_options(quiet: bool, findings: &Findings<'_>) -> ReadOptions 
     let set = observation.stateful_set.as_ref();
     let facts = observation.facts();
     let is_queued = facts.is_some_and(|facts| matches!(facts.pending_tasks, Fact::Known(1..)));
-    let is_unheard = facts.is_some_and(database::is_unheard);
+    let is_unheard = facts.is_some_and(occupancy::is_unheard);
     let shrinks = set.is_some_and(|set| target.replicas < set.replicas);
     ReadOptions {
         every: if quiet { QUIET_EVERY } else { BUSY_EVERY },
