@@ -2,18 +2,21 @@
 //! write.
 //!
 //! One task per cluster ([`probe`]) keeps one connection ([`connect`]), runs one read-only round
-//! trip on it ([`queries`]), now and then a second one ([`abandoned`]), and keeps the latest outcome; errors become one of a fixed list of
-//! failures ([`classify`]). The rest of the operator only ever asks for the latest outcome, so that
-//! no reconcile waits for a database.
+//! trip on it ([`queries`]: what is asked is in [`query`], what the answer means in [`facts`]), now
+//! and then a second one ([`abandoned`]), and keeps the latest outcome; errors become one of a fixed
+//! list of failures ([`classify`]). The rest of the operator only ever asks for the latest outcome,
+//! so that no reconcile waits for a database.
 
 pub(crate) mod abandoned;
 pub(crate) mod classify;
 pub(crate) mod connect;
 pub(crate) mod digest;
+mod facts;
 pub mod monitor;
 pub(crate) mod pooler;
 pub mod probe;
 pub(crate) mod queries;
+mod query;
 
 use crate::contract::ca_bundle::CaBundle;
 use crate::contract::pg_url::PgUrl;

@@ -7,7 +7,8 @@
 use super::Access;
 use super::classify::Place;
 use super::connect::{self, Dialled};
-use super::queries::{self, Failed, SessionFacts};
+use super::facts::SessionFacts;
+use super::queries::{self, Failed};
 use crate::observation::ProbeFailure;
 use bytebase_login::Lookups;
 use sqlx::postgres::{PgConnection, PgDatabaseError};

@@ -10,7 +10,8 @@ use super::abandoned::{self, Abandoned};
 use super::classify::Place;
 use super::connect::{self, Dialled};
 use super::digest::Digest;
-use super::queries::{self, Seen, SessionFacts};
+use super::facts::SessionFacts;
+use super::queries::{self, Seen};
 use super::{Access, WhoseLogin, pooler};
 use crate::contract::hook;
 use crate::contract::version::Version;
@@ -1205,7 +1206,7 @@ mod tests {
             });
             let read = || DatabaseFacts {
                 server_uptime: seconds(uptime),
-                ..queries::tests::read(&document.to_string())
+                ..super::super::facts::tests::read(&document.to_string())
             };
             let shared = Shared::new(subject(), FIRST_READ_OPTIONS, true);
             let mut state = shared.state.lock();
