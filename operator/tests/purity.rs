@@ -99,7 +99,7 @@ fn code(module: &str) -> Vec<(PathBuf, String)> {
             let text = fs::read_to_string(&path).unwrap();
             let code = text
                 .lines()
-                .take_while(|line| !line.starts_with("mod tests {"))
+                .take_while(|line| !line.ends_with("mod tests {"))
                 .filter(|line| !line.trim_start().starts_with("//"))
                 .collect::<Vec<_>>()
                 .join("\n");

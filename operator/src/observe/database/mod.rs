@@ -3,15 +3,16 @@
 //!
 //! One task per cluster ([`probe`]) keeps one connection ([`connect`]), runs one read-only round
 //! trip on it ([`queries`]: what is asked is in [`query`], what the answer means in [`facts`]), now
-//! and then a second one ([`abandoned`]), and keeps the latest outcome; errors become one of a fixed
-//! list of failures ([`classify`]). The rest of the operator only ever asks for the latest outcome,
-//! so that no reconcile waits for a database.
+//! and then a second one ([`abandoned`]), and keeps what is known by them ([`known`]); errors become
+//! one of a fixed list of failures ([`classify`]). The rest of the operator only ever asks for the
+//! latest outcome, so that no reconcile waits for a database.
 
 pub(crate) mod abandoned;
 pub(crate) mod classify;
 pub(crate) mod connect;
 pub(crate) mod digest;
 mod facts;
+mod known;
 pub mod monitor;
 pub(crate) mod pooler;
 pub mod probe;
