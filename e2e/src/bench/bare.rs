@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 pub enum Extent {
     /// Writes the children.
     Children,
-    /// Writes the cluster, logs in to its database and reads it once, writes the children, one status
-    /// and one event: what no operator could leave out.
+    /// Writes the cluster, logs in to its database and reads it once, writes the children, one
+    /// status and one event: what no operator could leave out.
     Everything,
 }
 

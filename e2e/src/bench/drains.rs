@@ -116,9 +116,10 @@ async fn quiet_pod(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// Each pod is timed from its making to its being Ready, so that a slow machine is on both sides. So
-/// is, for the second comparison, the time from the end of each, by its first mark, to the making of
-/// its successor: what the kubelet and the controllers take, and `preStopSeconds` is in it.
+/// Each pod is timed from its making to its being Ready, so that a slow machine is on both sides.
+/// So is, for the second comparison, the time from the end of each, by its first mark, to the
+/// making of its successor: what the kubelet and the controllers take, and `preStopSeconds` is in
+/// it.
 async fn rollout(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
     let before: Vec<_> = support::pods(sandbox).await?.iter().map(Pod::uid).collect();
     support::patch_spec(sandbox, json!({"podLabels": {"rolled": "yes"}})).await?;

@@ -24,8 +24,8 @@ const HAND_OVERS: u16 = 10;
 const LAST_MINUTE: Duration = Duration::from_mins(1);
 /// Between two questions for how many clusters have a status.
 const STATUS_LOOK: Duration = Duration::from_millis(500);
-/// Times that each bare loop is run, and the operator beside it: seconds vary by a fifth from one to
-/// the next.
+/// Times that each bare loop is run, and the operator beside it: seconds vary by a fifth from one
+/// to the next.
 const ROUNDS: usize = 3;
 /// Longest that a restarted operator may take.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -261,7 +261,8 @@ async fn bare_loops(
     origin.apply().await?;
     // Its objects are there before its database has been read, and so before its status and event.
     wait_until_settled(&operator, 1).await?;
-    // What else a new cluster makes the operator do, and less than until the reading after the first.
+    // What else a new cluster makes the operator do, and less than until the reading after the
+    // first.
     sleep(SETTLING).await;
     table.row(
         "a new cluster: logins to its database; reconciles",

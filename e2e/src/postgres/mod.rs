@@ -523,8 +523,8 @@ fn log_of(data: &Path) -> PathBuf {
     data.with_file_name("log")
 }
 
-/// What the first session in this database asked of which the log has statements. The lines begin as
-/// `log_line_prefix` says; further lines of a statement begin with a tab.
+/// What the first session in this database asked of which the log has statements. The lines begin
+/// as `log_line_prefix` says; further lines of a statement begin with a tab.
 fn statements(log: &str, database: &str) -> Vec<String> {
     let place = format!("@{database}/");
     let mut found: Vec<String> = Vec::new();

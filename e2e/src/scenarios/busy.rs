@@ -250,10 +250,11 @@ async fn through_changes(sandbox: Sandbox) -> Result<()> {
     work.end().await
 }
 
-/// So many of the steps of a rollout of three busy replicas are met at least: which of `IdleReplica`,
-/// `Drain`, `PodEnd` and `ReadyReplica` it is, the load decides. Others may be met as well, and none of
-/// them must be: `PodCreation` is over when the StatefulSet controller has made the pod, often before
-/// status shows it, and `OtherReplicas` comes only where a replica beside is not well.
+/// So many of the steps of a rollout of three busy replicas are met at least: which of
+/// `IdleReplica`, `Drain`, `PodEnd` and `ReadyReplica` it is, the load decides. Others may be met
+/// as well, and none of them must be: `PodCreation` is over when the StatefulSet controller has
+/// made the pod, often before status shows it, and `OtherReplicas` comes only where a replica
+/// beside is not well.
 const STEPS_MET: usize = 3;
 
 /// Kills the operator at the first sight of whatever the rollout waits for, and enters it.

@@ -57,8 +57,8 @@ pub const SCENARIOS: &[Scenario] = &[
     .exclusive(),
 ];
 
-/// Clusters whose logs are wanted. Each is read for five seconds, and then not for two, so that more
-/// than eight are being read at any time, which is what the operator reconciles at a time.
+/// Clusters whose logs are wanted. Each is read for five seconds, and then not for two, so that
+/// more than eight are being read at any time, which is what the operator reconciles at a time.
 const WANTED: usize = 12;
 /// Edits meanwhile; the longest counts.
 const EDITS: usize = 3;
@@ -144,8 +144,8 @@ async fn kubelet_stopped(sandbox: Sandbox) -> Result<()> {
     all_is_well(&sandbox).await
 }
 
-/// The kubelet stands still, with its port open, while another operator process takes over that does
-/// not know the ids of the replicas: these are in their logs.
+/// The kubelet stands still, with its port open, while another operator process takes over that
+/// does not know the ids of the replicas: these are in their logs.
 async fn kubelet_frozen(sandbox: Sandbox) -> Result<()> {
     let options = OperatorOptions {
         replicas: 2,

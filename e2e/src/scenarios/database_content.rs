@@ -122,8 +122,8 @@ async fn before_the_first_pod(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// By a name that leads to a port at which nothing listens: the first replica, and no second, starts
-/// after two minutes of trying.
+/// By a name that leads to a port at which nothing listens: the first replica, and no second,
+/// starts after two minutes of trying.
 async fn blind_start(sandbox: &Sandbox) -> Result<()> {
     let name = format!("database.{}.svc:5432", sandbox.namespace());
     let url = sandbox.database().url_at(&name, "sslmode=disable");
@@ -342,8 +342,8 @@ async fn rights_lost(sandbox: Sandbox) -> Result<()> {
     support::rolled_out(&sandbox).await
 }
 
-/// The role is led to another schema: no table of Bytebase's is seen, and what they hold is unknown,
-/// not nothing.
+/// The role is led to another schema: no table of Bytebase's is seen, and what they hold is
+/// unknown, not nothing.
 async fn out_of_sight(sandbox: &Sandbox) -> Result<()> {
     let postgres = &sandbox.harness().postgres;
     let name = &sandbox.database().name;
@@ -510,8 +510,8 @@ async fn foreign_bytebase(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Beside a foreign replica a cluster that wants three keeps its one, also while the database is cut
-/// off and after that.
+/// Beside a foreign replica a cluster that wants three keeps its one, also while the database is
+/// cut off and after that.
 async fn held_to_one(sandbox: &Sandbox) -> Result<()> {
     support::patch_spec(sandbox, json!({"replicas": 3})).await?;
     sandbox

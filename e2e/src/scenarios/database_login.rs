@@ -130,8 +130,8 @@ async fn bad_rotation(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// What is read in a database that no replica uses yet, such as that it stores no license, ends none
-/// of them.
+/// What is read in a database that no replica uses yet, such as that it stores no license, ends
+/// none of them.
 async fn database_moves(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 3).await?;
     let before = support::lives(&sandbox).await?;
@@ -411,8 +411,8 @@ async fn cloud_iam(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// The files that `sslcert` and `sslkey` name are in the pod alone. A drain hook that could not log in
-/// would let the pod go two minutes after it began.
+/// The files that `sslcert` and `sslkey` name are in the pod alone. A drain hook that could not log
+/// in would let the pod go two minutes after it began.
 async fn client_certificate(sandbox: Sandbox) -> Result<()> {
     let (postgres, database) = (&sandbox.harness().postgres, sandbox.database());
     let name = &database.name;

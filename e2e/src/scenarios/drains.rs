@@ -82,8 +82,8 @@ const HOLD_LIMIT: Duration = Duration::from_secs(20);
 const BRIEF_HOLD: Duration = Duration::from_secs(15);
 /// Seconds that tasks take there. Each may wait for five seconds to be claimed before.
 const BRIEF: i32 = 6;
-/// Seconds that a task takes that is not over when a hold is. A hook that knows its replica after twenty
-/// seconds may have to wait for as long as the queue is free, and holds it then.
+/// Seconds that a task takes that is not over when a hold is. A hook that knows its replica after
+/// twenty seconds may have to wait for as long as the queue is free, and holds it then.
 const OUTLIVES_HOLDS: i32 = 90;
 
 /// A task run: its id, its status, and who runs it.

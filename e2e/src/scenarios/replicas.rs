@@ -118,8 +118,8 @@ async fn scale_down_is_stepwise(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A task that the replica in this pod runs, and that lasts until it is said to be done. Returns its
-/// id once the operator has read it.
+/// A task that the replica in this pod runs, and that lasts until it is said to be done. Returns
+/// its id once the operator has read it.
 async fn running_on(sandbox: &Sandbox, pod: &str) -> Result<i64> {
     let status = sandbox.status(NAME).await?;
     let mut replicas = status["replicaStatuses"].as_array().into_iter().flatten();

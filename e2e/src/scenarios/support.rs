@@ -247,8 +247,8 @@ pub async fn install_license(sandbox: &Sandbox, license: &License) -> Result<()>
 }
 
 /// Puts a license that ends in so many seconds into the Secret and the database, and waits until
-/// the operator has read it. Returns when it ends, as status says. The time that a bring-up takes is
-/// none of the license's: it depends on the machine.
+/// the operator has read it. Returns when it ends, as status says. The time that a bring-up takes
+/// is none of the license's: it depends on the machine.
 pub async fn shorten_license(sandbox: &Sandbox, seconds: i64) -> Result<Timestamp> {
     let left = SignedDuration::from_secs(seconds);
     let license = License::default().expires_in(left);
@@ -277,8 +277,8 @@ pub async fn cut_off(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// The value of a metric that the operator's only process serves of the cluster; `None` if it serves
-/// none.
+/// The value of a metric that the operator's only process serves of the cluster; `None` if it
+/// serves none.
 pub async fn metric(sandbox: &Sandbox, metric: &str) -> Result<Option<f64>> {
     let pods = sandbox.operator_pods().await?;
     let pod = pods.first().context("there is no operator")?;
@@ -370,8 +370,8 @@ pub async fn wait_warning(sandbox: &Sandbox, reason: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits for a condition with these words in its message: the same reason may have stood before, for
-/// something else.
+/// Waits for a condition with these words in its message: the same reason may have stood before,
+/// for something else.
 pub async fn wait_message(
     sandbox: &Sandbox,
     (kind, status, reason): (&str, &str, &str),

@@ -132,8 +132,8 @@ impl<'a> Certificate<'a> {
         is_authority && may_sign && self.is_for_servers()
     }
 
-    /// Whether the certificates of so many other authorities may stand between its own and that of a
-    /// server.
+    /// Whether the certificates of so many other authorities may stand between its own and that of
+    /// a server.
     pub fn may_stand_above(&self, authorities: u8) -> bool {
         let depth = self.basic_constraints().and_then(element);
         let depth = depth.and_then(|(_, _, depth)| take(depth, INTEGER));

@@ -4,8 +4,8 @@
 //! Chains are verified by webpki, and rules of Go's are added, by which the driver verifies: an
 //! authority that is not valid now, or whose own certificate does not allow it, vouches for no
 //! server; a certificate that is itself in the bundle needs no other; and one of version 1, which
-//! webpki cannot read, counts if an authority of the bundle signed it, or one below such an authority
-//! that the server sends along.
+//! webpki cannot read, counts if an authority of the bundle signed it, or one below such an
+//! authority that the server sends along.
 
 use crate::error::Error;
 use crate::wire::Transport;
@@ -270,8 +270,9 @@ impl Verifier {
         })
     }
 
-    /// By an authority of the bundle, or by those that the server sends along, of which the last one
-    /// was signed by an authority of the bundle. Names, which those may be limited to, it has none.
+    /// By an authority of the bundle, or by those that the server sends along, of which the last
+    /// one was signed by an authority of the bundle. Names, which those may be limited to, it has
+    /// none.
     fn verify_version_1(
         &self,
         certificate: &Certificate<'_>,
@@ -329,8 +330,8 @@ impl Verifier {
 }
 
 /// Whether a chain of signatures leads from this certificate to one of `roots`, directly or by some
-/// of `between`. The shortest chains are tried first: no certificate allows a longer one and forbids
-/// a shorter one.
+/// of `between`. The shortest chains are tried first: no certificate allows a longer one and
+/// forbids a shorter one.
 fn leads_to_a_root<'a>(
     certificate: Certificate<'a>,
     roots: &[Certificate<'a>],

@@ -122,8 +122,9 @@ impl Checked {
         next.renumbered()
     }
 
-    /// Whether the wanted state is reached, and kept, once the world misbehaves no more, in whichever
-    /// order things happen then. Replicas that do not come up do so in the end, or `fail` for good.
+    /// Whether the wanted state is reached, and kept, once the world misbehaves no more, in
+    /// whichever order things happen then. Replicas that do not come up do so in the end, or `fail`
+    /// for good.
     fn recovers(&self, world: &World, fail: bool) -> bool {
         let mut orders = [Order::OperatorFirst, Order::ByTurns].into_iter();
         orders.all(|order| self.recovers_in(order, world, fail))

@@ -468,9 +468,10 @@ impl Rules {
             remembered: self.remembered(&world.status),
             call_failure: None,
             asked: None,
-            // No sender counts as foreign here: since when each has been unmatched would be a time more
-            // in every state, for a rule that only keeps a cluster from growing. The first replica is
-            // held by any fresh heartbeat, which is modelled, and the tests of the decision have the rest.
+            // No sender counts as foreign here: since when each has been unmatched would be a time
+            // more in every state, for a rule that only keeps a cluster from growing. The first
+            // replica is held by any fresh heartbeat, which is modelled, and the tests of the
+            // decision have the rest.
             unmatched_since: BTreeMap::new(),
             refused_pod: None,
             refused_eviction: None,

@@ -410,8 +410,8 @@ pub struct ReplicaStatus {
     /// time if that is shorter. `CutShort`: the license does not allow several replicas, and the
     /// operator asks its drain hook to let it end at once. `NotReached`: the license asks for the
     /// same, but the operator cannot reach its drain hook, so that what the replica runs may go on
-    /// until `drainsUntil`. Absent: it is not ending, has nothing to finish, has no drain hook, or is
-    /// on a node that no longer reports.
+    /// until `drainsUntil`. Absent: it is not ending, has nothing to finish, has no drain hook, or
+    /// is on a node that no longer reports.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -419,8 +419,8 @@ pub struct ReplicaStatus {
     )]
     pub drain: Option<DrainState>,
     /// When what the replica of an ending pod still runs is cancelled: its drain hook waits no
-    /// longer. Absent while the pod is not ending, where it has no drain hook, and where its node no
-    /// longer reports.
+    /// longer. Absent while the pod is not ending, where it has no drain hook, and where its node
+    /// no longer reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drains_until: Option<Time>,
     /// When Kubernetes ends the pod by force at the latest, which may be long after `drainsUntil`.

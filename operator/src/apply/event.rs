@@ -131,8 +131,8 @@ impl Publisher {
             if !self.leadership.is_valid() {
                 continue;
             }
-            // A panic would leave the cluster's entry, as of a task that goes on, and no event of the
-            // cluster would be published any more.
+            // A panic would leave the cluster's entry, as of a task that goes on, and no event of
+            // the cluster would be published any more.
             let published = AssertUnwindSafe(publish(&self.client, key, &event));
             if published.catch_unwind().await.is_err() {
                 unpublished(key, &event, "this is a defect of the operator");

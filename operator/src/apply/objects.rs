@@ -338,9 +338,9 @@ impl Objects<'_> {
             .map_err(|error| failure(&error, "patch", desired))
     }
 
-    /// Deletes the cluster's object of a kind that is no longer wanted, if it is ours: also one that a
-    /// cluster of this name has left without an owner, which would be owned again if it were wanted.
-    /// True if there was one.
+    /// Deletes the cluster's object of a kind that is no longer wanted, if it is ours: also one
+    /// that a cluster of this name has left without an owner, which would be owned again if it were
+    /// wanted. True if there was one.
     pub async fn prune(&self, kind: Kind, cached: &DynamicObject) -> Result<bool, ApplyFailure> {
         if !self.owner.has(cached) || cached.metadata.deletion_timestamp.is_some() {
             return Ok(false);

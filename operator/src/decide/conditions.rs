@@ -224,9 +224,9 @@ fn replicas_healthy(findings: &Findings<'_>) -> Verdict {
     )
 }
 
-/// A database that accepts no writes explains why replicas send no heartbeats. What all of them have
-/// in common is not the fault of each, also where the database passes every check: none of these
-/// writes anything.
+/// A database that accepts no writes explains why replicas send no heartbeats. What all of them
+/// have in common is not the fault of each, also where the database passes every check: none of
+/// these writes anything.
 fn why_no_heartbeat(findings: &Findings<'_>, trouble: &[(Reason, &Replica<'_>)]) -> String {
     let database = findings.database;
     let silent = trouble
@@ -399,7 +399,8 @@ fn ha_licensed(findings: &Findings<'_>) -> Verdict {
         let message = format!("{message}; the last try failed: {}", failure.message);
         return Verdict::new(status, Reason::LicenseInstallFailed, message);
     }
-    // Several replicas may run, until the stored license ends: the one that is to follow it is news.
+    // Several replicas may run, until the stored license ends: the one that is to follow it is
+    // news.
     if let Some(failure) = call_failure.filter(|_| findings.license.installable) {
         let message = format!(
             "{message}; the license in the Secret could not be installed: {}",
@@ -555,8 +556,8 @@ fn hidden_ways(findings: &Findings<'_>) -> String {
     hidden.collect()
 }
 
-/// A way in that is wanted, and of which the operator cannot see whether it stands. `way`: the one of
-/// this kind.
+/// A way in that is wanted, and of which the operator cannot see whether it stands. `way`: the one
+/// of this kind.
 fn hidden_way(findings: &Findings<'_>, kind: Kind, way: &str) -> Option<Verdict> {
     let why = findings.observation.unseen(kind)?;
     Some(unknown(
@@ -573,8 +574,8 @@ fn awaits_admin(findings: &Findings<'_>) -> Verdict {
     no(Reason::AwaitingFirstAdmin, message)
 }
 
-/// A Service that lets users in by its type. Beside an Ingress or an HTTPRoute, by which users come,
-/// it is worth a word only while it is held back.
+/// A Service that lets users in by its type. Beside an Ingress or an HTTPRoute, by which users
+/// come, it is worth a word only while it is held back.
 fn service_way(findings: &Findings<'_>) -> Option<Verdict> {
     let Findings {
         cluster,

@@ -188,8 +188,8 @@ fn of_reading(
     }
 }
 
-/// What status says of a database while it cannot be read. `last`: the verdict on the last reading of
-/// this process.
+/// What status says of a database while it cannot be read. `last`: the verdict on the last reading
+/// of this process.
 fn last_status(
     last: Option<&DatabaseVerdict>,
     database: &ValidDatabase,

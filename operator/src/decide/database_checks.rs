@@ -1,5 +1,5 @@
-//! What a database has to be for Bytebase: findings with which it would fail or do harm, and what it
-//! would lack.
+//! What a database has to be for Bytebase: findings with which it would fail or do harm, and what
+//! it would lack.
 
 use super::database::{answers, can_tell, is_first_start, was_refused};
 use super::occupancy;

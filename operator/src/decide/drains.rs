@@ -22,8 +22,8 @@ pub fn state(replica: &Replica<'_>, now: Timestamp) -> Option<DrainState> {
     })
 }
 
-/// Whether it is ending and runs tasks that the drain hook in its pod waits for. Without a hook they
-/// are being cancelled. On a node that no longer reports nothing is known to be finished: the
+/// Whether it is ending and runs tasks that the drain hook in its pod waits for. Without a hook
+/// they are being cancelled. On a node that no longer reports nothing is known to be finished: the
 /// database goes on to say that a replica runs tasks which went away with its machine.
 pub fn finishes_tasks(replica: &Replica<'_>) -> bool {
     let runs_tasks = replica.running_tasks.unwrap_or(0) > 0;

@@ -107,8 +107,8 @@ pub struct Health<'a> {
     pub unmatched: Vec<Uuid>,
     /// How many foreign replicas there are.
     pub foreign: usize,
-    /// There were foreign replicas when that could last be known, and no reading shows yet that they
-    /// have ended.
+    /// There were foreign replicas when that could last be known, and no reading shows yet that
+    /// they have ended.
     pub had_foreign: bool,
 }
 

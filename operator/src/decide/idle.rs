@@ -78,9 +78,9 @@ pub fn idle_replica(
     Some(wait.until(Some(until)).busy_since(since))
 }
 
-/// Whether what it runs is unknown by this reading only, although the tables are understood: not all
-/// of it was read in time. After a few such readings what is known then counts. Of a replica that
-/// runs on another database, or whose id is not known, no later reading shows more.
+/// Whether what it runs is unknown by this reading only, although the tables are understood: not
+/// all of it was read in time. After a few such readings what is known then counts. Of a replica
+/// that runs on another database, or whose id is not known, no later reading shows more.
 fn is_read_soon(candidate: &Replica<'_>, observation: &Observation) -> bool {
     let facts = observation.facts();
     candidate.id.is_some()

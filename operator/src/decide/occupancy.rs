@@ -61,14 +61,14 @@ pub(super) fn in_use(
     ))
 }
 
-/// Whether a Bytebase that runs here would send no heartbeats, since its tables are older than those.
-/// Its sessions alone show it.
+/// Whether a Bytebase that runs here would send no heartbeats, since its tables are older than
+/// those. Its sessions alone show it.
 pub(super) fn is_unheard(facts: &DatabaseFacts) -> bool {
     matches!(facts.schema, SchemaState::Bytebase { .. }) && facts.heartbeats == Fact::Absent
 }
 
-/// Why a Bytebase from before heartbeats may run, whose tables the first replica would migrate under
-/// it. Whose sessions these are cannot be known: any role may be its own.
+/// Why a Bytebase from before heartbeats may run, whose tables the first replica would migrate
+/// under it. Whose sessions these are cannot be known: any role may be its own.
 fn may_be_unheard(place: &str, what: &str, observation: &Observation) -> Option<String> {
     const NAMED: usize = 3;
     let facts = observation.facts().filter(|facts| is_unheard(facts))?;
@@ -108,8 +108,8 @@ fn all_are_heard(observation: &Observation) -> bool {
 }
 
 /// Whether nothing but time can show that no other Bytebase is active on a database which was not
-/// refused before, or nothing but a trial of Bytebase's own login what stands before it: an operator
-/// that has just started has not heard it for long enough, or has not made the trial.
+/// refused before, or nothing but a trial of Bytebase's own login what stands before it: an
+/// operator that has just started has not heard it for long enough, or has not made the trial.
 pub(super) fn is_heard_again(verdict: Option<&DatabaseVerdict>, observation: &Observation) -> bool {
     let remembered = &observation.remembered;
     let before = remembered.database.as_ref();

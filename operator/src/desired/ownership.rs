@@ -50,8 +50,8 @@ impl Owner<'_> {
         !owners.is_empty() && owners.iter().all(is_earlier)
     }
 
-    /// Whether this cluster controls an object: its owner says so, not its labels, which anybody may
-    /// write.
+    /// Whether this cluster controls an object: its owner says so, not its labels, which anybody
+    /// may write.
     pub fn controls(&self, object: &impl ResourceExt) -> bool {
         let mut owners = object.owner_references().iter();
         owners.any(|owner| owner.controller == Some(true) && owner.uid == self.uid)

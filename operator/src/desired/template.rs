@@ -64,8 +64,8 @@ pub fn template(
             (_, standing) => new.or(standing),
         }
     });
-    // The image that the spec names is part of the digest. The one that stands may differ from it all
-    // the same, where a webhook has pods take it from a mirror: that is no change.
+    // The image that the spec names is part of the digest. The one that stands may differ from it
+    // all the same, where a webhook has pods take it from a mirror: that is no change.
     let changes = !is_same
         || drain_image.is_some() != before.drain_image.is_some()
         || (standing.digest.is_none() && drain_image != before.drain_image);

@@ -201,18 +201,19 @@ pub struct DatabaseFacts {
     /// Who else is connected. `None`: not part of this reading (see
     /// [`ReadOptions`](reading::ReadOptions)).
     pub sessions: Option<Sessions>,
-    /// Running task runs by owner. One that Bytebase has failed as abandoned counts among them for a
-    /// day at most, as long as its owner is heard, which goes on with it. Unknown in some readings
-    /// where these are not read in time, and otherwise only where the table is not understood or
-    /// the replicas run on another database.
+    /// Running task runs by owner. One that Bytebase has failed as abandoned counts among them for
+    /// a day at most, as long as its owner is heard, which goes on with it. Unknown in some
+    /// readings where these are not read in time, and otherwise only where the table is not
+    /// understood or the replicas run on another database.
     pub running_tasks: Fact<Vec<RunningTasks>>,
     /// Those of them that their owner took over ten minutes ago and has not begun since, as far as
     /// that can be read.
     pub unbegun_tasks: Vec<RunningTasks>,
-    /// Which task runs say RUNNING, by owner: a few of each, the oldest first, as far as that can be
-    /// read, and only where the sessions are.
+    /// Which task runs say RUNNING, by owner: a few of each, the oldest first, as far as that can
+    /// be read, and only where the sessions are.
     pub task_runs: Vec<TaskRuns>,
-    /// Task runs waiting to be promoted; those that are to wait for a later time are not among them.
+    /// Task runs waiting to be promoted; those that are to wait for a later time are not among
+    /// them.
     pub pending_tasks: Fact<u64>,
     /// Task runs promoted and free to be claimed.
     pub available_tasks: Fact<u64>,
@@ -448,8 +449,8 @@ pub struct Remembered {
     pub url: Option<String>,
     /// What a rollout waited for.
     pub rollout: Option<RememberedRollout>,
-    /// Replicas that do not belong to the cluster were active on its database when that could last be
-    /// known.
+    /// Replicas that do not belong to the cluster were active on its database when that could last
+    /// be known.
     pub foreign_replicas: bool,
     /// By pod: the replica in it that has sent no heartbeat although the pod is Ready, and since
     /// when.
@@ -808,7 +809,8 @@ pub enum PodTrouble {
     Crashing(String),
     /// No node takes it.
     Unschedulable(String),
-    /// The container cannot be made (a missing Secret key, a volume that cannot be attached or mounted).
+    /// The container cannot be made (a missing Secret key, a volume that cannot be attached or
+    /// mounted).
     Creation(String),
     /// The node no longer reports, so Kubernetes calls the pod not Ready. The replica may run on as
     /// ever.

@@ -53,9 +53,9 @@ impl Queue {
 /// others that keep coming hold none back.
 const GATHERED_FOR: Duration = Duration::from_millis(250);
 
-/// The same while pods of the cluster are being replaced, since each step of a rollout waits for it.
-/// It may be any time: a reconcile that comes before the watches show the writes of the last one
-/// knows of those by itself.
+/// The same while pods of the cluster are being replaced, since each step of a rollout waits for
+/// it. It may be any time: a reconcile that comes before the watches show the writes of the last
+/// one knows of those by itself.
 const GATHERED_IN_ROLLOUTS: Duration = Duration::from_millis(100);
 
 /// Whether pods of a cluster are being replaced, by its status.
@@ -103,7 +103,8 @@ impl Line {
 }
 
 /// Gathers what comes in, by a task that the process cannot do without, and hands it out when it is
-/// asked for it. `is_rolling`: whether pods of a cluster are being replaced. `spawn` starts the task.
+/// asked for it. `is_rolling`: whether pods of a cluster are being replaced. `spawn` starts the
+/// task.
 pub fn gather(
     mut incoming: UnboundedReceiver<Key>,
     is_rolling: impl Fn(&Key) -> bool + Send + 'static,

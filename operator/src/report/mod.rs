@@ -209,8 +209,8 @@ fn sample(
         && unmatched.is_some_and(|unmatched| unmatched.all > unmatched.foreign);
     let active = status.active_replicas;
     let active = active.filter(|active| *active > 0 || !is_unsure);
-    // Where tasks cannot be read, one that is to end may be finishing some. Of a pod on a node that no
-    // longer reports status has neither.
+    // Where tasks cannot be read, one that is to end may be finishing some. Of a pod on a node that
+    // no longer reports status has neither.
     let draining = status.replica_statuses.iter();
     let draining = draining.filter(|replica| {
         replica.drain.is_some()
@@ -490,8 +490,8 @@ fn with_eviction_left_out(mut report: Report, missing: &[String]) -> Report {
     report
 }
 
-/// What a webhook keeps otherwise than the operator writes it is a remark on a configuration that is
-/// valid.
+/// What a webhook keeps otherwise than the operator writes it is a remark on a configuration that
+/// is valid.
 fn with_overruled(mut report: Report, overruled: Vec<OverruledObject>) -> Report {
     let remarks = overruled.iter().map(|OverruledObject { object, field }| {
         format!(
@@ -840,8 +840,8 @@ fn queue_notice(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) 
 fn worth_reporting(type_: ConditionType, reason: Reason, known: bool) -> bool {
     let derived =
         matches!(type_, ConditionType::Reconciling) || matches!(reason, Reason::NotStalled);
-    // Every cluster begins with an Ingress or a Service without an address and a database that was not
-    // read yet.
+    // Every cluster begins with an Ingress or a Service without an address and a database that was
+    // not read yet.
     let derived = derived
         || matches!(
             reason,
@@ -884,8 +884,9 @@ fn is_warning(type_: ConditionType, reason: Reason, replicas: i32) -> bool {
 }
 
 /// Writes status as a whole: what it leaves out goes, whoever wrote it. A server-side apply would
-/// keep each field that another client has written as well, such as the tool that restores a backup,
-/// and the next decisions would rest on it. Returns the `resourceVersion` of the cluster with it.
+/// keep each field that another client has written as well, such as the tool that restores a
+/// backup, and the next decisions would rest on it. Returns the `resourceVersion` of the cluster
+/// with it.
 async fn write(
     client: &Client,
     cluster: &BytebaseCluster,

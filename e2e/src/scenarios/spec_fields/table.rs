@@ -356,7 +356,8 @@ fn pod_fields() -> Vec<Field> {
         plain("rollout.drainTimeoutSeconds", 47, 48),
         plain("rollout.holdLimitSeconds", 7, 8),
         plain("rollout.preStopSeconds", 3, 4),
-        // The scenarios `bad-image`, `stale-replica` and `maintenance` show what these three are for.
+        // The scenarios `bad-image`, `stale-replica` and `maintenance` show what these three are
+        // for.
         unseen("rollout.readyTimeoutSeconds", 601, 602),
         unseen("rollout.restartStaleReplicasAfterSeconds", 301, 302),
         unseen("rollout.strategy", "Maintenance", "Rolling"),

@@ -963,8 +963,8 @@ fn nothing_is_scaled_up_beside_foreign_replicas() {
     );
 }
 
-/// One replica of a cluster that wants three, with the last heartbeat of a foreign one so many seconds
-/// old, on a database that has taken writes for so many.
+/// One replica of a cluster that wants three, with the last heartbeat of a foreign one so many
+/// seconds old, on a database that has taken writes for so many.
 fn beside_foreign(age: u64, writable: u64) -> Observation {
     with_facts(healthy(1, stored(&json!({}))), |facts| {
         heartbeats(facts).push(heartbeat(9, age));

@@ -1,7 +1,7 @@
 //! When it is asked what Bytebase has failed as abandoned, and what counts of the answers. Pure.
 //!
-//! No index serves that question, so it is one of its own beside the reading: where its answer takes
-//! too long, no more is lost than that. A drain hook keeps the same rule for its replica.
+//! No index serves that question, so it is one of its own beside the reading: where its answer
+//! takes too long, no more is lost than that. A drain hook keeps the same rule for its replica.
 
 use crate::observation::{DatabaseIdentity, Heartbeat, RunningTasks};
 use std::collections::BTreeSet;
@@ -38,10 +38,10 @@ pub struct Abandoned {
 }
 
 impl Abandoned {
-    /// Takes up what says RUNNING by a reading of this database. What did so before and does not any
-    /// more may have been failed as abandoned since. What was failed of an owner that was not heard
-    /// counts once it is heard again. What was answered of another database, or of a server that has
-    /// started again, says nothing of this one.
+    /// Takes up what says RUNNING by a reading of this database. What did so before and does not
+    /// any more may have been failed as abandoned since. What was failed of an owner that was not
+    /// heard counts once it is heard again. What was answered of another database, or of a server
+    /// that has started again, says nothing of this one.
     pub fn note(
         &mut self,
         identity: &DatabaseIdentity,

@@ -71,8 +71,8 @@ impl<'a> Place<'a> {
     }
 
     /// A failure with `text` behind the name of the place. `Definite` is softened to `Unknown` for
-    /// a monitoring login, unless that goes to the very place of Bytebase's and it is the place that
-    /// is wrong.
+    /// a monitoring login, unless that goes to the very place of Bytebase's and it is the place
+    /// that is wrong.
     pub fn failure(&self, class: FailureClass, reason: FailureReason, text: &str) -> ProbeFailure {
         let class = if *self.login == WhoseLogin::Bytebase
             || (self.login.shares_the_place() && is_of_the_place(reason))

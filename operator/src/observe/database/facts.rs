@@ -59,8 +59,8 @@ pub(super) struct Document {
     pub(super) live: Live,
 }
 
-/// What the server's catalogs and settings say. While nothing is under way it changes by the hand of
-/// an administrator only.
+/// What the server's catalogs and settings say. While nothing is under way it changes by the hand
+/// of an administrator only.
 #[derive(Clone, Deserialize)]
 pub(super) struct Catalog {
     server_version_num: u32,
@@ -395,8 +395,8 @@ fn heartbeats(rows: Vec<(Option<String>, f64)>) -> Vec<Heartbeat> {
     heartbeats
 }
 
-/// A workspace may be there before anyone has signed up: an upgrade of an old Bytebase makes one, and
-/// a sign-up makes it first, and the user in it only then.
+/// A workspace may be there before anyone has signed up: an upgrade of an old Bytebase makes one,
+/// and a sign-up makes it first, and the user in it only then.
 fn stored_license(row: Option<(String, Option<String>)>, has_users: Option<bool>) -> StoredLicense {
     let Some((workspace_id, token)) = row else {
         return StoredLicense::NoWorkspace;

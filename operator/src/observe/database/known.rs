@@ -182,8 +182,8 @@ impl State {
         })
     }
 
-    /// Whether the server's clock was set forward since the last good reading, which was of the same
-    /// server. Then all heartbeats seem older than they are, until the next ones come.
+    /// Whether the server's clock was set forward since the last good reading, which was of the
+    /// same server. Then all heartbeats seem older than they are, until the next ones come.
     fn is_set_forward(&self, facts: &DatabaseFacts, now: Instant) -> bool {
         let Some((read, before)) = &self.facts else {
             return false;

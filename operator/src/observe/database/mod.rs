@@ -3,9 +3,9 @@
 //!
 //! One task per cluster ([`probe`]) keeps one connection ([`connect`]), runs one read-only round
 //! trip on it ([`queries`]: what is asked is in [`query`], what the answer means in [`facts`]), now
-//! and then a second one ([`abandoned`]), and keeps what is known by them ([`known`]); errors become
-//! one of a fixed list of failures ([`classify`]). The rest of the operator only ever asks for the
-//! latest outcome, so that no reconcile waits for a database.
+//! and then a second one ([`abandoned`]), and keeps what is known by them ([`known`]); errors
+//! become one of a fixed list of failures ([`classify`]). The rest of the operator only ever asks
+//! for the latest outcome, so that no reconcile waits for a database.
 
 pub(crate) mod abandoned;
 pub(crate) mod classify;
@@ -98,8 +98,8 @@ pub enum WhoseLogin {
     Bytebase,
     /// A login of the operator's own (`database.monitorSecretRef`): a refusal of it says nothing
     /// about Bytebase, so a failure is
-    /// [`FailureClass::Unknown`](crate::observation::FailureClass::Unknown), unless it is one of the
-    /// place and Bytebase's login leads to the same.
+    /// [`FailureClass::Unknown`](crate::observation::FailureClass::Unknown), unless it is one of
+    /// the place and Bytebase's login leads to the same.
     Monitor(monitor::Watched),
 }
 

@@ -401,8 +401,8 @@ async fn turn(
     failures: &mut u32,
 ) {
     // This reading answers what was asked for so far: else each new cluster would be read twice,
-    // since its pace is set before its task runs. First of all: a request from here on stays for the
-    // next reading, and this one must not count as begun before those it answers. Whoever asks
+    // since its pace is set before its task runs. First of all: a request from here on stays for
+    // the next reading, and this one must not count as begun before those it answers. Whoever asks
     // changes the state before, and the state is read after this.
     let _ = shared.poke.notified().now_or_never();
     let started = Instant::now();
@@ -694,9 +694,10 @@ impl Prober {
         Ok(facts)
     }
 
-    /// Adds what Bytebase has failed as abandoned to what runs, in a reading with the sessions: steps
-    /// of a rollout rest on these. Where that may have become more and cannot be read, it is not
-    /// known what runs. False where the session is of no more use: the rest of the reading stands.
+    /// Adds what Bytebase has failed as abandoned to what runs, in a reading with the sessions:
+    /// steps of a rollout rest on these. Where that may have become more and cannot be read, it is
+    /// not known what runs. False where the session is of no more use: the rest of the reading
+    /// stands.
     async fn add_abandoned(
         &mut self,
         session: &mut OpenSession,

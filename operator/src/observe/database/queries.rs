@@ -7,8 +7,8 @@
 //! while nothing changes, a second one when a table has appeared or gone. In a quiet cluster most
 //! readings leave out what catalogs say ([`Seen`]).
 //!
-//! What no index serves is a question of its own ([`abandoned`]), for which the server has less time,
-//! and without whose answer the rest stands.
+//! What no index serves is a question of its own ([`abandoned`]), for which the server has less
+//! time, and without whose answer the rest stands.
 
 use super::WhoseLogin;
 use super::classify::{self, Moment, Place};
@@ -113,8 +113,9 @@ pub async fn read(
 }
 
 impl Seen {
-    /// What need not be read now: catalogs cost the server twice as much as all the rest. Each step of
-    /// a rollout rests on a reading of its own with the sessions, so on catalogs as they are then.
+    /// What need not be read now: catalogs cost the server twice as much as all the rest. Each step
+    /// of a rollout rests on a reading of its own with the sessions, so on catalogs as they are
+    /// then.
     fn known(&self, read_options: ReadOptions) -> Option<Catalog> {
         let (at, catalog) = self.catalog.as_ref()?;
         let suffices =

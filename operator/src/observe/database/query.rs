@@ -1,8 +1,8 @@
 //! How a question to the metadata database is put together.
 //!
 //! A query that names a missing table fails as a whole, so it is built for the tables that were
-//! seen last time ([`Shape`]), and for as much as is asked for ([`Extent`]). Tables are named without
-//! a schema, as Bytebase names them: the `search_path` decides.
+//! seen last time ([`Shape`]), and for as much as is asked for ([`Extent`]). Tables are named
+//! without a schema, as Bytebase names them: the `search_path` decides.
 
 use super::WhoseLogin;
 use super::connect;
@@ -31,10 +31,10 @@ pub(super) const MAX_RUNS: u32 = 10;
 /// scan a whole queue.
 const MAX_COUNT: u32 = 10_000;
 
-/// Tables the document draws from, the columns it needs of each, and the first version of the schema
-/// that has them all. One that lacks a column is of an older Bytebase, or of one that this operator
-/// does not know; which of the two, the version of the schema says. To its patch number: a migration
-/// may end between any two.
+/// Tables the document draws from, the columns it needs of each, and the first version of the
+/// schema that has them all. One that lacks a column is of an older Bytebase, or of one that this
+/// operator does not know; which of the two, the version of the schema says. To its patch number: a
+/// migration may end between any two.
 pub(super) const EXPECTED: [(&str, &[&str], Version); 5] = [
     (
         "replica_heartbeat",
@@ -125,8 +125,9 @@ const UNSEEN: &str = include_str!("sql/unseen.sql");
 /// The first schema of the `search_path`, if none of them exists.
 const MISSING_SCHEMA: &str = include_str!("sql/missing_schema.sql");
 
-/// One of Bytebase's tables that the role does not own, and so cannot alter. They are listed by their
-/// names: others in the same schema, such as a copy that an administrator made, are not Bytebase's.
+/// One of Bytebase's tables that the role does not own, and so cannot alter. They are listed by
+/// their names: others in the same schema, such as a copy that an administrator made, are not
+/// Bytebase's.
 const NOT_OWNED: &str = include_str!("sql/not_owned.sql");
 
 /// A table that is neither of the server (whose objects have the oids below) nor of an extension.
@@ -153,8 +154,9 @@ const SESSIONS_OF_DATABASE: &str = include_str!("sql/sessions_of_database.sql");
 /// and monitors are not counted as such.
 const SESSIONS: &str = include_str!("sql/sessions.sql");
 
-/// Clients that are neither an operator nor a drain hook. To a login without `pg_monitor` the server
-/// does not say which sessions are of clients; it names the role and the application all the same.
+/// Clients that are neither an operator nor a drain hook. To a login without `pg_monitor` the
+/// server does not say which sessions are of clients; it names the role and the application all the
+/// same.
 const OTHERS: &str = include_str!("sql/others.sql");
 
 const HEARTBEATS: &str = include_str!("sql/heartbeats.sql");
@@ -184,13 +186,13 @@ const STATES: &str = include_str!("sql/states.sql");
 /// Bytebase fails the tasks of a replica that has sent no heartbeat for a minute, and says nothing
 /// of it to that replica. After an outage of the database a replica that lives finds its own failed
 /// so, goes on with them, and writes their ends over that. Those of a replica that is gone stay as
-/// they are. So does one whose end could not be written, which is written once: hence no longer than
-/// for a day. What came of a task is read of the few that failed under a replica which is heard, for
-/// which all that ever failed are gone through.
+/// they are. So does one whose end could not be written, which is written once: hence no longer
+/// than for a day. What came of a task is read of the few that failed under a replica which is
+/// heard, for which all that ever failed are gone through.
 const ABANDONED: &str = include_str!("sql/abandoned.sql");
 
-/// A replica takes a task run and begins it within the second. Where that fails in between, for want
-/// of the database, it stays as it is for as long as the replica lives.
+/// A replica takes a task run and begins it within the second. Where that fails in between, for
+/// want of the database, it stays as it is for as long as the replica lives.
 const UNBEGUN: &str = include_str!("sql/unbegun.sql");
 
 /// As an interval of SQL.
@@ -280,8 +282,8 @@ pub(super) fn abandoned(login: &WhoseLogin, url: &PgUrl) -> String {
     format!("{begin}{question}")
 }
 
-/// What goes before a question for which the server has so much time. A monitoring login takes names
-/// without a schema as Bytebase does.
+/// What goes before a question for which the server has so much time. A monitoring login takes
+/// names without a schema as Bytebase does.
 fn begin(time: &str, login: &WhoseLogin, url: &PgUrl) -> String {
     let path = match login {
         WhoseLogin::Bytebase => String::new(),
