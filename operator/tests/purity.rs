@@ -1,5 +1,6 @@
 //! The pure core stays pure: what a module may name is held here, so that a rule of the
-//! architecture fails a test and not a review.
+//! architecture fails a test and not a review. So is the length of comments, which `cargo fmt`
+//! leaves as they are.
 
 #![allow(
     clippy::unwrap_used,
@@ -232,6 +233,45 @@ fn the_steps_around_the_core_do_not_know_each_other() {
                     path.display()
                 );
             }
+        }
+    }
+}
+
+/// All source files of the repository, the tests and the fuzz targets too, without what was built.
+fn all_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name.starts_with('.') || name == "target" {
+            continue;
+        }
+        if path.is_dir() {
+            all_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn no_line_of_a_comment_is_longer_than_the_code_may_be() {
+    const LONGEST: usize = 100;
+    let mut found = Vec::new();
+    for part in ["operator", "testkit", "e2e"] {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        all_files(&root.join(part), &mut found);
+    }
+    assert!(found.len() > 200, "only {} files are found", found.len());
+    for path in found {
+        let text = fs::read_to_string(&path).unwrap();
+        for (place, line) in text.lines().enumerate() {
+            let is_comment = line.trim_start().starts_with("//");
+            assert!(
+                !is_comment || line.chars().count() <= LONGEST,
+                "{}:{} is longer than {LONGEST} characters",
+                path.display(),
+                place + 1
+            );
         }
     }
 }
