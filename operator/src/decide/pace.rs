@@ -8,6 +8,7 @@ use super::rollout::Rollout;
 use super::step::{self, Step};
 use super::{drains, login, occupancy, queue, scale, stale};
 use crate::api::Reason;
+use crate::api::status::HeartbeatState;
 use crate::observation::heartbeat::HEARTBEAT_INTERVAL;
 use crate::observation::reading::ReadOptions;
 use crate::observation::{Fact, Observation};
@@ -60,7 +61,7 @@ pub(super) fn read_options(quiet: bool, findings: &Findings<'_>) -> ReadOptions 
             || is_queued
             // Only they show a Bytebase that sends no heartbeats.
             || is_unheard,
-        new_session: is_refused(database),
+        new_session: is_refused(database) || lacks_heartbeats(health),
         keep_session: true,
         try_login: login::is_to_be_tried(
             &cluster.database,
@@ -102,6 +103,19 @@ pub(super) fn is_refused(database: &DatabaseVerdict) -> bool {
     database.status == Some(false)
         || database.reason == Reason::DatabaseTransactionPooler
         || (database.status.is_none() && database.allows == Allows::Nothing)
+}
+
+/// Whether a replica is Ready that sends no heartbeats to the server that was read. It may send them
+/// to another one: the name may lead elsewhere by now, while the server that it led to before goes
+/// on and an open session stays there.
+pub(super) fn lacks_heartbeats(health: &Health<'_>) -> bool {
+    health.replicas.iter().any(|replica| {
+        let is_silent = matches!(
+            replica.heartbeat,
+            HeartbeatState::Stale | HeartbeatState::Missing
+        );
+        is_silent && replica.pod.is_ready()
+    })
 }
 
 pub(super) fn is_unnamed(health: &Health<'_>) -> bool {

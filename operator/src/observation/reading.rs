@@ -18,7 +18,8 @@ pub struct ReadOptions {
     /// something depends on them.
     pub sessions: bool,
     /// Whether to log in again for it. A session that is open stays with the server that its name
-    /// once led to; where what that server is forbids something, the name must be resolved again.
+    /// once led to; where what that server is forbids something, or a replica sends no heartbeats to
+    /// it, the name must be resolved again.
     pub new_session: bool,
     /// Whether the session stays open between readings. A database that has a session cannot be
     /// dropped, renamed or copied, which is what administrators stop a cluster for.

@@ -23,6 +23,7 @@ use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::time::Duration;
 use strum::IntoEnumIterator as _;
 
 #[test]
@@ -416,6 +417,26 @@ fn a_bad_verdict_is_checked_on_a_session_of_its_own() {
             .read_options
             .new_session
     );
+}
+
+#[test]
+fn a_server_to_which_a_ready_replica_sends_no_heartbeats_is_looked_up_again() {
+    let well = healthy(3, stored(&json!({})));
+    let stale = with_facts(well.clone(), |facts| {
+        heartbeats(facts)[2].age = Duration::from_secs(31);
+    });
+    let missing = with_facts(well, |facts| {
+        heartbeats(facts).pop();
+    });
+    for silent in [stale, missing] {
+        // The second spec cannot be used.
+        for spec in [json!({}), json!({"replicas": 51})] {
+            assert!(plan(&spec, &silent).reading.new_session);
+            let mut starts = silent.clone();
+            starts.pods[2].ready = false;
+            assert!(!plan(&spec, &starts).reading.new_session);
+        }
+    }
 }
 
 #[test]

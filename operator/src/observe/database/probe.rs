@@ -44,8 +44,8 @@ pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 /// between or a revoked login is seen without waiting for it to break.
 const CONNECTION_LIFETIME: Duration = Duration::from_hours(1);
 
-/// A connection to a database that is refused is replaced this often: at each reading of the usual
-/// pace, and not each second while replicas come and go.
+/// A connection to a database that is refused, or that a replica sends no heartbeats to, is replaced
+/// this often: at each reading of the usual pace, and not each second while replicas come and go.
 const REFUSED_CONNECTION_LIFETIME: Duration = Duration::from_secs(8);
 
 /// First pause after a failure; doubles up to the cap.
