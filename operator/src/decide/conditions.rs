@@ -429,7 +429,7 @@ fn stalled(findings: &Findings<'_>, rollout: &Verdict, healthy: &Verdict) -> Ver
         return yes(rollout.reason, rollout.message.clone());
     }
     // No rollout goes on before the database is well again, whatever else stands in its way.
-    if findings.database.status == Some(false) {
+    if findings.database.status == Some(false) && !findings.database.may_be_failover() {
         return yes(findings.database.reason, findings.database.message.clone());
     }
     if rollout.reason == Reason::RolloutStalled {
@@ -487,7 +487,8 @@ fn reconciling(
         return yes(Reason::Progressing, &message);
     }
     let set = findings.observation.stateful_set.as_ref();
-    if set.is_none() && findings.database.allows == Allows::Wait {
+    let waits = findings.database.allows == Allows::Wait || findings.database.may_be_failover();
+    if set.is_none() && waits {
         return yes(Reason::Progressing, &findings.database.message);
     }
     let sized = set.is_some_and(|set| set.replicas == findings.target.replicas)

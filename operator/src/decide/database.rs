@@ -38,6 +38,13 @@ pub struct DatabaseVerdict {
 }
 
 impl DatabaseVerdict {
+    /// Whether a standby answers that may be part of a failover, which passes by itself.
+    pub fn may_be_failover(&self) -> bool {
+        self.reason == Reason::DatabaseIsStandby
+            && self.status == Some(false)
+            && self.changes_at.is_some()
+    }
+
     /// What status reports, with the login that has changed.
     pub fn reported(&self, changed_login: Option<&ChangedLogin>) -> Option<DatabaseStatus> {
         let facts = self.facts.clone()?;
@@ -65,6 +72,10 @@ pub enum Allows {
 /// A database that has never been read is tried for so long before the first replica starts without
 /// a reading: longer than a server takes to start, or to be replaced by another.
 const BLIND_AFTER: SignedDuration = SignedDuration::from_mins(2);
+
+/// A standby that answers in place of the primary says no more than that a failover is under way, until
+/// the database has not been ready for so long: an election, and the time to live of a name.
+const FAILOVER_TAKES: SignedDuration = SignedDuration::from_mins(2);
 
 /// Remark on a server whose certificate Bytebase's driver takes, and stricter clients do not.
 const VERSION_1_CERTIFICATE: &str = "; its TLS certificate is of X.509 version 1, which holds no names, so sslmode=verify-full would refuse it: have one of version 3 issued";
@@ -94,8 +105,28 @@ pub fn judge(
     let is_its_own = verdict.reason != Reason::DatabaseShared && !moves;
     DatabaseVerdict {
         takes_back: is_refused && is_its_own && has_never_served(observation, health),
+        changes_at: verdict
+            .changes_at
+            .or_else(|| failover_until(&verdict, observation)),
         ..verdict
     }
+}
+
+/// Until when a standby that answers may be part of a failover. Since when the database has not been
+/// ready, status knows.
+fn failover_until(verdict: &DatabaseVerdict, observation: &Observation) -> Option<Timestamp> {
+    if verdict.status != Some(false) || verdict.reason != Reason::DatabaseIsStandby {
+        return None;
+    }
+    let now = observation.now;
+    let remembered = &observation.remembered;
+    // The time of a condition that was Unknown until now begins again.
+    let since = match (remembered.database_ready, &remembered.refusal) {
+        (Some((false, since)), Some(_)) => since.min(now),
+        _ => now,
+    };
+    let until = since.checked_add(FAILOVER_TAKES).ok()?;
+    (now < until).then_some(until)
 }
 
 fn of_reading(

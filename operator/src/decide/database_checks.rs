@@ -77,7 +77,7 @@ pub(super) fn fatal(
         return Some((
             Reason::DatabaseIsStandby,
             format!(
-                "{place} is a standby, to which no replica can write: point PG_URL at the primary, or list all servers with target_session_attrs=read-write"
+                "{place} is a standby, to which no replica can write: point PG_URL at the primary, or list all servers with target_session_attrs=read-write; after a failover this passes by itself: the name is looked up again about every ten seconds"
             ),
         ));
     }

@@ -8,13 +8,13 @@ use crate::decide::plan::Plan;
 use crate::desired::template::{Standing, template};
 use crate::kubernetes::Kind;
 use crate::observation::{
-    DatabaseView, FailureClass, FailureReason, LogQuote, Observation, PodTrouble, RouteView,
-    RunningTasks, ServiceWay, StoredLicense,
+    DatabaseView, FailureClass, FailureReason, LogQuote, Observation, PodTrouble, Refusal,
+    RouteView, RunningTasks, ServiceWay, StoredLicense,
 };
 use crate::redaction::{KnownSecrets, RedactedLine};
 use crate::testing::{
-    after, called, failure, healthy, heartbeat, heartbeats, no_license, observation, stored, valid,
-    with_facts,
+    after, called, facts, failure, healthy, heartbeat, heartbeats, no_license, observation, stored,
+    valid, with_facts,
 };
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -205,6 +205,53 @@ struct Case {
 
 const FINE: (Option<bool>, Reason) = (Some(true), Reason::AllReplicasHealthy);
 const UNSTALLED: (bool, Reason) = (false, Reason::NotStalled);
+
+#[test]
+fn a_standby_that_answers_stalls_a_cluster_after_two_minutes() {
+    let secs = SignedDuration::from_secs;
+    let by_login = failure(FailureClass::Definite, FailureReason::Standby);
+    let by_reading = |running| {
+        let mut facts = facts(running, stored(&json!({})));
+        facts.in_recovery = true;
+        DatabaseView::Probed(Ok(facts))
+    };
+    let refusal = Refusal {
+        reason: Reason::DatabaseIsStandby,
+        message: String::new(),
+    };
+    for running in [None, Some(3)] {
+        for view in [by_login.clone(), by_reading(running.unwrap_or(0))] {
+            // Whether the database was ready, refused before, since when, and when that counts.
+            for (was_ready, was_refused, since, left) in [
+                (true, false, -3600, Some(120)),
+                (false, false, -3600, Some(120)),
+                (false, true, 0, Some(120)),
+                (false, true, -119, Some(1)),
+                (false, true, -120, None),
+                (false, true, 60, Some(120)),
+            ] {
+                let mut seen = observation(running, view.clone());
+                seen.remembered.database_ready = Some((was_ready, after(secs(since))));
+                seen.remembered.refusal = was_refused.then(|| refusal.clone());
+                let plan = plan(&json!({}), &seen);
+                assert_eq!(
+                    state(&plan, ConditionType::DatabaseReady),
+                    (Some(false), Reason::DatabaseIsStandby)
+                );
+                let stalled = state(&plan, ConditionType::Stalled);
+                let next = left.map(|left| after(secs(left)));
+                if let Some(next) = next {
+                    assert_eq!(stalled, (Some(false), Reason::NotStalled), "{since}");
+                    assert!(plan.next.is_some_and(|at| at <= next), "{since}");
+                } else {
+                    assert_eq!(stalled, (Some(true), Reason::DatabaseIsStandby), "{since}");
+                }
+                // No pod is started meanwhile.
+                assert_eq!(plan.report.target_replicas, Some(running.unwrap_or(0)));
+            }
+        }
+    }
+}
 const SETTLED: (bool, Reason) = (false, Reason::Settled);
 const MOVING: (bool, Reason) = (true, Reason::Progressing);
 const NOT_READY: (Option<bool>, Reason) = (Some(false), Reason::ReplicasNotReady);

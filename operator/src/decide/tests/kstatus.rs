@@ -2,12 +2,13 @@
 //! `cli-utils`. None may wait for ever for what only a person changes.
 
 use super::{argo_cd, plan};
-use crate::api::crd;
 use crate::api::status::BytebaseClusterStatus;
+use crate::api::{Reason, crd};
 use crate::apply::{ApplyFailure, FailureKind};
 use crate::contract::version::Version;
 use crate::observation::{
-    DatabaseView, Fact, FailureClass, FailureReason, Observation, SchemaState, StoredLicense,
+    DatabaseView, Fact, FailureClass, FailureReason, Observation, Refusal, SchemaState,
+    StoredLicense,
 };
 use crate::report;
 use crate::testing::{
@@ -199,6 +200,22 @@ fn what_changes_by_itself_is_waited_for() {
             ),
         ),
         (
+            "a failover",
+            none.clone(),
+            observation(
+                Some(3),
+                failure(FailureClass::Definite, FailureReason::Standby),
+            ),
+        ),
+        (
+            "a failover before the first replica",
+            none.clone(),
+            observation(
+                None,
+                failure(FailureClass::Definite, FailureReason::Standby),
+            ),
+        ),
+        (
             "one that stays where it was",
             none.clone(),
             observation(
@@ -231,6 +248,15 @@ fn what_does_not_go_on_without_help_is_reported_at_once() {
         }
         seen
     };
+    let mut standby = observation(
+        Some(3),
+        failure(FailureClass::Definite, FailureReason::Standby),
+    );
+    standby.remembered.database_ready = Some((false, after(SignedDuration::from_mins(-2))));
+    standby.remembered.refusal = Some(Refusal {
+        reason: Reason::DatabaseIsStandby,
+        message: String::new(),
+    });
     let newer = with_facts(three(), |facts| {
         facts.schema = SchemaState::Bytebase {
             version: Some(Version::new(3, 22, 0)),
@@ -251,6 +277,7 @@ fn what_does_not_go_on_without_help_is_reported_at_once() {
             three(),
         ),
         ("a first start that does not come off", &none, late),
+        ("a standby for longer than a failover takes", &none, standby),
         ("an older version than the schema", &none, newer),
     ] {
         assert_eq!(of(spec, &seen), Kstatus::Failed, "{name}");

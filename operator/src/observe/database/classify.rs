@@ -224,7 +224,7 @@ fn unfit(place: &Place<'_>, attrs: TargetSessionAttrs, is_standby: bool) -> Prob
     let (reason, text) = match attrs {
         TargetSessionAttrs::ReadWrite | TargetSessionAttrs::Primary if is_standby => (
             FailureReason::Standby,
-            "the server is a standby, and the connection string asks for one that accepts writes; give the primary's address",
+            "the server is a standby, and the connection string asks for one that accepts writes; give the primary's address; after a failover this passes by itself: the name is looked up again about every ten seconds",
         ),
         TargetSessionAttrs::ReadWrite | TargetSessionAttrs::Primary => (
             FailureReason::ReadOnly,
