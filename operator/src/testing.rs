@@ -306,6 +306,7 @@ pub fn facts(active: i32, license: StoredLicense) -> DatabaseFacts {
         },
         license: Fact::Known(license),
         heartbeats: Fact::Known((0..active).map(|ordinal| heartbeat(ordinal, 5)).collect()),
+        has_heartbeat_rows: active > 0,
         sessions: Some(Sessions {
             listeners: Some(Vec::new()),
             ..Sessions::default()

@@ -185,6 +185,19 @@ async fn an_empty_database_is_empty() {
 }
 
 #[tokio::test]
+async fn a_heartbeat_that_is_too_old_to_be_read_shows_that_there_has_been_a_replica() {
+    let url = bytebase("silent");
+    let before = facts(access(url.clone())).await;
+    assert_eq!(before.heartbeats.known().map(Vec::len), Some(0));
+    assert!(!before.has_heartbeat_rows);
+    let old = "INSERT INTO replica_heartbeat VALUES ('old', now() - interval '61 min')";
+    server().sql("silent", old);
+    let after = facts(access(url)).await;
+    assert_eq!(after.heartbeats.known().map(Vec::len), Some(0));
+    assert!(after.has_heartbeat_rows);
+}
+
+#[tokio::test]
 async fn bytebases_tables_are_read() {
     let url = bytebase("whole");
     let (live, dead) = (Uuid::new_v4(), Uuid::new_v4());
@@ -208,6 +221,7 @@ async fn bytebases_tables_are_read() {
         patch: 5,
     });
     assert_eq!(facts.schema, SchemaState::Bytebase { version });
+    assert!(facts.has_heartbeat_rows);
     let heartbeats = facts.heartbeats.rows();
     let ages: Vec<u64> = heartbeats.iter().map(|h| h.age.as_secs()).collect();
     assert!(matches!(ages[..], [0, 4..=6, 50..=52, 70..=72]), "{ages:?}");

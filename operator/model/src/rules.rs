@@ -614,6 +614,7 @@ impl Rules {
             },
             license,
             heartbeats: Fact::Known(heartbeats.collect()),
+            has_heartbeat_rows: true,
             sessions: Some(Sessions {
                 listeners: Some(Vec::new()),
                 migration_running: database.migrates && !self.has(Bug::MigrationUnseen),

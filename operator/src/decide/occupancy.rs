@@ -94,12 +94,13 @@ fn may_be_unheard(place: &str, what: &str, observation: &Observation) -> Option<
 
 /// Whether every active replica has had the time to send a heartbeat, if there ever was one: an
 /// outage makes those look ended that outlive it, and the rows of one that lasted for an hour are
-/// not even read.
+/// not even read. Only a replica that lives deletes them, and has one of its own.
 fn all_are_heard(observation: &Observation) -> bool {
-    let was_in_use = was_refused(observation, Reason::DatabaseInUse);
     observation.facts().is_none_or(|facts| {
         let have_been_silent = match &facts.heartbeats {
-            Fact::Known(rows) if rows.is_empty() && !was_in_use => facts.server_uptime,
+            Fact::Known(rows) if rows.is_empty() && !facts.has_heartbeat_rows => {
+                facts.server_uptime
+            }
             Fact::Known(_) => facts.writable_for,
             Fact::Absent | Fact::Unknown => return true,
         };

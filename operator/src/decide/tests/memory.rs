@@ -11,8 +11,8 @@ use crate::decide::plan::{BytebaseRequest, Plan, Size, Wanted};
 use crate::kubernetes::Kind;
 use crate::observation::{
     DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Holder,
-    ListenSession, LoginTrial, Observation, ProbeFailure, Refusal, Remembered, RunningTasks,
-    SchemaState, ServiceWay, Sessions, StoredLicense, Usage,
+    ListenSession, LoginTrial, Observation, ProbeFailure, Remembered, RunningTasks, SchemaState,
+    ServiceWay, Sessions, StoredLicense, Usage,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
@@ -471,27 +471,24 @@ fn a_replica_that_was_started_blindly_beside_another_bytebase_is_taken_back() {
 
 #[test]
 fn a_database_whose_active_replicas_had_no_time_to_be_heard_is_waited_for() {
-    let seen = |uptime, writable_for| {
-        observation(
+    let first = |has_heartbeat_rows, uptime, writable_for| {
+        let seen = observation(
             None,
             changed(|facts| {
+                facts.has_heartbeat_rows = has_heartbeat_rows;
                 facts.server_uptime = Duration::from_secs(uptime);
                 facts.writable_for = Duration::from_secs(writable_for);
             }),
-        )
+        );
+        size(&plan(&json!({}), &seen))
     };
-    let first = |seen: &Observation| size(&plan(&json!({}), seen));
-    assert_eq!(first(&seen(44, 0)), None, "the server has just started");
-    assert_eq!(first(&seen(45, 0)), Some(3));
-    // Rows of before an outage of over an hour are not read.
-    let mut was_in_use = seen(7200, 44);
-    was_in_use.remembered.refusal = Some(Refusal {
-        reason: Reason::DatabaseInUse,
-        message: String::new(),
-    });
-    assert_eq!(first(&was_in_use), None);
-    was_in_use.database = seen(7200, 45).database;
-    assert_eq!(first(&was_in_use), Some(3));
+    assert_eq!(first(false, 44, 0), None, "the server has just started");
+    assert_eq!(first(false, 45, 0), Some(3), "no replica was ever there");
+    // Rows of before an outage of over an hour are not read, and a cut of the network leaves the
+    // server running.
+    assert_eq!(first(true, 7200, 0), None);
+    assert_eq!(first(true, 7200, 44), None);
+    assert_eq!(first(true, 7200, 45), Some(3));
 }
 
 #[test]

@@ -136,6 +136,7 @@ prop_compose! {
             schema,
             license: fact(unknown[0], license),
             heartbeats: fact(unknown[1], heartbeats.into_iter().map(|(replica_id, age)| Heartbeat { replica_id, age }).collect()),
+            has_heartbeat_rows: can_create,
             sessions: with_sessions.then(|| Sessions {
                 listeners: listeners.map(|list| list.into_iter().map(|(application_name, client_address)| ListenSession { application_name, client_address }).collect()),
                 migration_running,

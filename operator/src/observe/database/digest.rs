@@ -34,6 +34,7 @@ pub struct FactsDigest {
     schema: SchemaState,
     license: Fact<[u8; 32]>,
     replicas: Fact<BTreeMap<Uuid, Freshness>>,
+    has_heartbeat_rows: bool,
     sessions: Option<Sessions>,
     running: Fact<BTreeMap<Uuid, u64>>,
     unbegun: BTreeMap<Uuid, u64>,
@@ -93,6 +94,7 @@ impl FactsDigest {
             schema,
             license,
             heartbeats,
+            has_heartbeat_rows,
             sessions,
             running_tasks,
             // Names of what is counted above, for a message.
@@ -136,6 +138,7 @@ impl FactsDigest {
                     .map(|h| (h.replica_id, Freshness::of(h.age)))
                     .collect()
             }),
+            has_heartbeat_rows: *has_heartbeat_rows,
             sessions: sessions.clone(),
             running: running_tasks.map(running),
             unbegun: running(unbegun_tasks),
@@ -204,6 +207,7 @@ pub(super) mod tests {
                     })
                     .collect(),
             ),
+            has_heartbeat_rows: false,
             sessions: None,
             running_tasks: Fact::Known(vec![]),
             task_runs: vec![],
@@ -248,7 +252,7 @@ pub(super) mod tests {
     fn what_matters_changes_the_digest() {
         type Change = fn(&mut DatabaseFacts);
         let base = facts(&[3]);
-        let changes: [(&str, Change); 20] = [
+        let changes: [(&str, Change); 21] = [
             ("license", |f| {
                 f.license = Fact::Known(StoredLicense::Present {
                     workspace_id: "w".into(),
@@ -279,6 +283,7 @@ pub(super) mod tests {
             ("available", |f| f.available_tasks = Fact::Known(1)),
             ("unknown license", |f| f.license = Fact::Unknown),
             ("unknown heartbeats", |f| f.heartbeats = Fact::Unknown),
+            ("old heartbeats", |f| f.has_heartbeat_rows = true),
             ("unknown tasks", |f| f.running_tasks = Fact::Unknown),
             ("unknown queue", |f| f.pending_tasks = Fact::Unknown),
             ("lock", |f| {

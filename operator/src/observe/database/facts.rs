@@ -99,6 +99,7 @@ pub(super) struct Live {
     sessions: Option<SessionsSeen>,
     others: Option<AtMost<(Option<Name>, Option<Name>), MAX_ROWS>>,
     heartbeats: Option<AtMost<(Option<String>, f64), MAX_HEARTBEATS>>,
+    has_heartbeat_rows: Option<bool>,
     pub(super) version: Option<String>,
     license: Option<(String, Option<String>)>,
     has_users: Option<bool>,
@@ -470,6 +471,7 @@ pub(super) fn facts(document: Document, shape: Shape, session: &SessionFacts) ->
         schema,
         license: license.of(|| stored_license(live.license, live.has_users)),
         heartbeats: heartbeat.of(|| heartbeats(live.heartbeats.unwrap_or_default().0)),
+        has_heartbeat_rows: live.has_heartbeat_rows == Some(true),
         sessions: live
             .sessions
             .map(|seen| sessions(seen, live.others.unwrap_or_default())),
