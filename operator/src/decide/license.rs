@@ -135,6 +135,9 @@ pub fn judge(
         },
         DatabaseView::Probed(Err(failure)) => unread(&failure.message),
         DatabaseView::Probed(Ok(facts)) => read(facts).unwrap_or_else(|| {
+            if facts.in_recovery {
+                return unread("a standby answers, which may lack what was stored last");
+            }
             if facts.not_understood.is_empty() {
                 // By [`Observation::of_another_database`]. Lost tables are named as not understood.
                 return unread(

@@ -194,7 +194,8 @@ pub struct DatabaseFacts {
     pub server_clock: Option<Duration>,
     /// Whose tables these are.
     pub schema: SchemaState,
-    /// The license stored by Bytebase.
+    /// The license stored by Bytebase. Unknown on a standby, which may have been cut off from its
+    /// primary before a license was renewed there.
     pub license: Fact<StoredLicense>,
     /// Rows of `replica_heartbeat`, youngest first.
     pub heartbeats: Fact<Vec<Heartbeat>>,

@@ -1089,6 +1089,26 @@ fn the_end_of_a_license_counts_while_the_database_cannot_be_read() {
     assert_eq!(size(&plan(&json!({}), &seen)), None);
 }
 
+#[test]
+fn a_standby_says_nothing_of_the_license_and_its_remembered_end_counts() {
+    for (left, expected, reason) in [
+        (days(2), 3, Reason::LicenseUnknown),
+        (secs(735), 1, Reason::LicenseExpiring),
+    ] {
+        let mut seen = with_facts(healthy(3, no_license()), |facts| {
+            facts.in_recovery = true;
+            facts.license = Fact::Unknown;
+        });
+        seen.remembered = remembered_license(left);
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(plan.report.target_replicas, Some(expected), "{left:?}");
+        let licensed = condition(&plan.report, LICENSED);
+        assert_eq!(licensed.reason, reason, "{left:?}");
+        let message = &licensed.message;
+        assert!(message.contains("a standby answers"), "{message}");
+    }
+}
+
 /// What can be stored that allows one replica only, with the reason.
 fn without_ha() -> Vec<(StoredLicense, Reason)> {
     vec![

@@ -435,6 +435,7 @@ pub(super) fn facts(document: Document, shape: Shape, session: &SessionFacts) ->
     let [heartbeat, _, workspace, setting, tasks] = understood;
     // Without `setting` a workspace can still be seen not to be there.
     let license = match (setting, &live.license) {
+        _ if live.in_recovery => Fact::Unknown,
         (Fact::Unknown, Some(_)) => Fact::Unknown,
         (Fact::Absent, _) | (Fact::Unknown, None) => workspace,
         (Fact::Known(()), _) => workspace.and(setting),
@@ -853,6 +854,21 @@ pub(super) mod tests {
             assert_eq!(facts.license.is_unknown(), not_understood.is_some());
             assert!(facts.not_understood.iter().copied().eq(not_understood));
         }
+    }
+
+    #[test]
+    fn what_a_standby_holds_of_a_license_is_not_taken_for_what_is_stored() {
+        for license in [r#"["w", "t"]"#, r#"["w", null]"#, "null"] {
+            let of = |in_recovery: bool| {
+                let facts =
+                    read_with_license(&format!(r#"{license}, "in_recovery": {in_recovery}"#));
+                assert_eq!(facts.not_understood, [""; 0]);
+                facts.license.is_unknown()
+            };
+            assert!(of(true) && !of(false), "{license}");
+        }
+        let without_tables = read(r#"{"in_recovery": true}"#);
+        assert!(without_tables.license.is_unknown());
     }
 
     #[test]
