@@ -273,6 +273,11 @@ impl Server {
     /// PgBouncer in front of this server, for these roles with their passwords. `mode` is
     /// `session`, `transaction` or `statement`.
     pub fn pooler(&self, mode: &str, roles: &[(&str, &str)]) -> Pooler {
+        self.pooler_with(mode, roles, "")
+    }
+
+    /// The same with these lines in its configuration beside the usual ones.
+    pub fn pooler_with(&self, mode: &str, roles: &[(&str, &str)], more: &str) -> Pooler {
         let program = programs::pgbouncer().unwrap_or_else(|e| panic!("{e:#}"));
         let (directory, port) = (scratch("pgbouncer"), ports::free());
         let mut list = String::new();
@@ -290,7 +295,8 @@ impl Server {
              unix_socket_dir =\n\
              auth_type = scram-sha-256\n\
              auth_file = {folder}/users\n\
-             pool_mode = {mode}\n",
+             pool_mode = {mode}\n\
+             {more}\n",
             self.port
         );
         write(&directory.join("pgbouncer.ini"), &configuration);

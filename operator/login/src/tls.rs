@@ -191,8 +191,7 @@ pub(crate) async fn start(
         Some(certificate) => config.with_client_cert_resolver(Arc::new(certificate.clone())),
         None => config.with_no_client_auth(),
     };
-    // The name is always announced where it is to be proven.
-    config.enable_sni = announces_name || proof == Proof::ChainAndName;
+    config.enable_sni = announces_name;
     // Each session is a new one.
     config.resumption = Resumption::disabled();
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);

@@ -355,11 +355,14 @@ impl PgUrl {
         self.ssl_root_cert.is_some() && !self.trusts_the_system()
     }
 
-    /// Whether the driver names the host in the clear when TLS begins.
+    /// Whether the driver names the host in the clear when TLS begins, which it also does wherever
+    /// the server must prove that name.
     pub fn announces_name(&self) -> bool {
-        self.driver_params
+        let is_asked_for = self
+            .driver_params
             .get("sslsni")
-            .is_none_or(|value| value != "0")
+            .is_none_or(|value| value != "0");
+        is_asked_for || self.effective_ssl_mode() == SslMode::VerifyFull
     }
 
     /// How long the driver tries one host; `None` means without limit, which is its default.

@@ -1,14 +1,17 @@
-// The driver of Bytebase, asked for one login after the other: a line of JSON in, a line of JSON out.
+// The driver of Bytebase, asked for one login after the other, or for what it reads in a connection
+// string: a line of JSON in, a line of JSON out.
 package main
 
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"reflect"
 	"strings"
 	"time"
 
@@ -29,6 +32,30 @@ type outcome struct {
 	Code string `json:"code"`
 	// For a reader of a failed test.
 	Error string `json:"error"`
+	// What the connection string was read as, if only that was asked for.
+	Target *target `json:"target,omitempty"`
+}
+
+// Where a connection string leads, in the order of the attempts and before any name is looked up.
+type target struct {
+	Attempts []attempt `json:"attempts"`
+	User     string    `json:"user"`
+	Password string    `json:"password"`
+	Database string    `json:"database"`
+	Attrs    string    `json:"attrs"`
+	// In seconds; 0 is no limit.
+	Timeout int64 `json:"timeout"`
+	// What is sent to the server at the start, beside user and database.
+	Params map[string]string `json:"params"`
+}
+
+type attempt struct {
+	Host string `json:"host"`
+	Port uint16 `json:"port"`
+	// "none" is clear text; otherwise what the server must prove: "nothing", "chain", "chain-and-name".
+	TLS string `json:"tls"`
+	// The name that is sent in the clear when TLS begins.
+	Announced string `json:"announced"`
 }
 
 type login struct {
@@ -37,6 +64,8 @@ type login struct {
 	Question string `json:"question"`
 	// Where names lead to that no resolver knows.
 	Names map[string][]string `json:"names"`
+	// Only the connection string is read, and nothing is sent.
+	ParseOnly bool `json:"parse_only"`
 }
 
 // A connection string, or a file that it names, which the driver does not take.
@@ -69,8 +98,63 @@ func (asked login) try(session *string) error {
 	return nil
 }
 
+// The requirements by their names; without one there is nothing to check.
+var requirements = map[string]pgconn.ValidateConnectFunc{
+	"read-write":     pgconn.ValidateConnectTargetSessionAttrsReadWrite,
+	"read-only":      pgconn.ValidateConnectTargetSessionAttrsReadOnly,
+	"primary":        pgconn.ValidateConnectTargetSessionAttrsPrimary,
+	"standby":        pgconn.ValidateConnectTargetSessionAttrsStandby,
+	"prefer-standby": pgconn.ValidateConnectTargetSessionAttrsPreferStandby,
+}
+
+func (asked login) parse() (*target, error) {
+	config, err := pgx.ParseConfig(asked.URL)
+	if err != nil {
+		return nil, unparsed{err}
+	}
+	read := target{
+		User: config.User, Password: config.Password, Database: config.Database,
+		Attrs: "any", Timeout: int64(config.ConnectTimeout.Seconds()), Params: config.RuntimeParams,
+	}
+	for name, requirement := range requirements {
+		if reflect.ValueOf(requirement).Pointer() == reflect.ValueOf(config.ValidateConnect).Pointer() {
+			read.Attrs = name
+		}
+	}
+	read.add(config.Host, config.Port, config.TLSConfig)
+	for _, next := range config.Fallbacks {
+		read.add(next.Host, next.Port, next.TLSConfig)
+	}
+	return &read, nil
+}
+
+func (read *target) add(host string, port uint16, config *tls.Config) {
+	next := attempt{Host: host, Port: port, TLS: "none"}
+	if config != nil {
+		switch {
+		case !config.InsecureSkipVerify:
+			next.TLS = "chain-and-name"
+		case config.VerifyPeerCertificate != nil:
+			next.TLS = "chain"
+		default:
+			next.TLS = "nothing"
+		}
+		// Go's TLS sends no address, and no dot at the end.
+		if net.ParseIP(config.ServerName) == nil {
+			next.Announced = strings.TrimSuffix(config.ServerName, ".")
+		}
+	}
+	read.Attempts = append(read.Attempts, next)
+}
+
 func (asked login) outcome() (result outcome) {
-	if err := asked.try(&result.Session); err != nil {
+	var err error
+	if asked.ParseOnly {
+		result.Target, err = asked.parse()
+	} else {
+		err = asked.try(&result.Session)
+	}
+	if err != nil {
 		result.Error = err.Error()
 		result.Kind, result.Code = last(err)
 	}

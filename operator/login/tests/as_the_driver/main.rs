@@ -10,6 +10,8 @@
     reason = "a failed expectation is the report; the support of other tests is compiled once more here"
 )]
 
+mod reading;
+
 use bytebase_contract::ca_bundle::CaBundle;
 use bytebase_contract::pg_url::{HostPort, PgUrl};
 use bytebase_login::names::Turn;
@@ -18,14 +20,17 @@ use bytebase_login::tls::{Authorities, ClientCertificate};
 use bytebase_login::{Error, LoggedIn, LoginTo, Lookups, Names, log_in_by};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sqlx::Row as _;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use sqlx::{ConnectOptions as _, Row as _};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 use testkit::certificates::Limit;
 use testkit::postgres::Server;
 use tokio::net::lookup_host;
@@ -72,6 +77,8 @@ enum Kind {
     Network,
     /// The server, or what it is.
     Server,
+    /// Nobody was asked: the login needs a token that only Bytebase can get.
+    Unasked,
 }
 
 impl Kind {
@@ -92,6 +99,13 @@ impl Failure {
     fn unparsed() -> Self {
         Self {
             kind: Kind::Parse,
+            code: None,
+        }
+    }
+
+    fn unasked() -> Self {
+        Self {
+            kind: Kind::Unasked,
             code: None,
         }
     }
@@ -121,6 +135,28 @@ impl Failure {
 
 // === The driver ===
 
+/// Built once, which takes a second where its module is there already.
+static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/driver");
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("driver");
+    let built = Command::new("go")
+        .args(["build", "-mod=readonly", "-o"])
+        .arg(&program)
+        .arg(".")
+        .current_dir(source)
+        .env("CGO_ENABLED", "0")
+        .output()
+        .unwrap_or_else(|error| {
+            panic!("this test compares with a Go program, and needs Go 1.25 or later: {error}")
+        });
+    assert!(
+        built.status.success(),
+        "the driver cannot be built:\n{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    program
+});
+
 struct Driver {
     _process: Child,
     asks: ChildStdin,
@@ -128,26 +164,8 @@ struct Driver {
 }
 
 impl Driver {
-    /// Builds it, which takes a second once its module is there.
     fn start(system: &Path) -> Self {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/driver");
-        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("driver");
-        let built = Command::new("go")
-            .args(["build", "-mod=readonly", "-o"])
-            .arg(&program)
-            .arg(".")
-            .current_dir(source)
-            .env("CGO_ENABLED", "0")
-            .output()
-            .unwrap_or_else(|error| {
-                panic!("this test compares with a Go program, and needs Go 1.25 or later: {error}")
-            });
-        assert!(
-            built.status.success(),
-            "the driver cannot be built:\n{}",
-            String::from_utf8_lossy(&built.stderr)
-        );
-        let mut command = Command::new(program);
+        let mut command = Command::new(&*PROGRAM);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PG") {
                 command.env_remove(name);
@@ -170,12 +188,15 @@ impl Driver {
         }
     }
 
-    fn log_in(&mut self, url: &str, names: &Table) -> (Outcome, String) {
-        let asked = json!({"url": url, "question": QUESTION, "names": names.0});
+    fn ask(&mut self, asked: &Value) -> Value {
         writeln!(self.asks, "{asked}").unwrap();
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
-        let answer: Value = serde_json::from_str(&line).expect("the driver broke off");
+        serde_json::from_str(&line).expect("the driver broke off")
+    }
+
+    fn log_in(&mut self, url: &str, names: &Table) -> (Outcome, String) {
+        let answer = self.ask(&json!({"url": url, "question": QUESTION, "names": names.0}));
         let text = |name: &str| answer[name].as_str().unwrap().to_owned();
         let (session, code, error) = (text("session"), text("code"), text("error"));
         let outcome = if error.is_empty() {
@@ -197,6 +218,9 @@ async fn log_in(url: &str, names: &Table, system: &Path) -> (Outcome, String) {
         Ok(url) => url,
         Err(error) => return (Err(Failure::unparsed()), error.to_string()),
     };
+    if url.iam.is_some() {
+        return (Err(Failure::unasked()), String::new());
+    }
     let bundle = match url.ssl_root_cert.as_deref() {
         Some(_) if url.trusts_the_system() => fs::read(system),
         None => fs::read(system),
@@ -365,6 +389,7 @@ async fn the_login_comes_to_the_same_end_as_the_driver() {
     rules(&mut c, &primary).await;
     forms(&mut c, &primary).await;
     pooler(&mut c, &primary).await;
+    full_pooler(&mut c, &primary).await;
     certificates(&mut c, &primary, &standby, scratch.path()).await;
     // From here on it presents other certificates.
     primary.present_version_1();
@@ -949,6 +974,23 @@ async fn forms(c: &mut Comparison, primary: &Server) {
     ] {
         c.agree(&url).await;
     }
+    let ca = primary.file("ca.crt");
+    for url in [
+        format!(
+            "postgres://app@localhost:{port}/app?sslmode=verify-full&sslrootcert={}\
+             &bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1",
+            ca.display()
+        ),
+        "user=app dbname=app bytebase_gcp_cloud_sql_iam=true \
+         bytebase_gcp_cloud_sql_instance_connection_name=p:r:i"
+            .to_owned(),
+    ] {
+        c.differ(
+            &url,
+            "only Bytebase can get the token of a cloud, so nobody else asks the server",
+        )
+        .await;
+    }
     for rest in ["other?database=app", "app?sslmode=prefer&sslmode=disable"] {
         c.differ(
             &format!("postgresql://app:{PASSWORD}@127.0.0.1:{port}/{rest}"),
@@ -990,4 +1032,46 @@ async fn pooler(c: &mut Comparison, primary: &Server) {
         "postgres://app:{PASSWORD}@127.0.0.1:{port}/absent"
     ))
     .await;
+}
+
+/// PgBouncer with room for one client, which is there already.
+async fn full_pooler(c: &mut Comparison, primary: &Server) {
+    let roles = [("app", PASSWORD)];
+    let pooler = primary.pooler_with("session", &roles, "max_client_conn = 1");
+    let options = PgConnectOptions::new_without_pgpass()
+        .host("127.0.0.1")
+        .port(pooler.port)
+        .username("app")
+        .password(PASSWORD)
+        .database("app")
+        .ssl_mode(PgSslMode::Disable)
+        // A pooler takes no such parameter.
+        .extra_float_digits(None);
+    let patience = Instant::now() + Duration::from_secs(10);
+    // The one that saw whether it listens may be there for a moment.
+    let _one: PgConnection = loop {
+        match options.connect().await {
+            Ok(connection) => break connection,
+            Err(error) => assert!(Instant::now() < patience, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let port = pooler.port;
+    for mode in ["disable", "allow", "prefer", "require"] {
+        // The server behind it would have room.
+        for hosts in [
+            format!("127.0.0.1:{port}"),
+            format!("127.0.0.1:{port},127.0.0.1:{port}"),
+        ] {
+            c.refused(&format!(
+                "postgres://app:{PASSWORD}@{hosts}/app?sslmode={mode}"
+            ))
+            .await;
+        }
+        c.agree(&format!(
+            "postgres://app:{PASSWORD}@127.0.0.1:{port},127.0.0.1:{}/app?sslmode={mode}",
+            primary.port
+        ))
+        .await;
+    }
 }
