@@ -1,9 +1,21 @@
 //! Sessions with the metadata database: which host, how many, and what happens when it moves.
+//!
+//! sqlx logs in, and so this differs from Bytebase's driver in what sqlx has no setting for:
+//!
+//! - A CA bundle is trusted beside Mozilla's authorities, not in their place.
+//! - A certificate of version 1 is refused wherever something is to be proven, and passed over in a
+//!   bundle.
+//! - Of a name with several addresses the first that answers is taken, where a server is not asked
+//!   what it is, and where it must prove its name.
+//! - A client certificate is read at each login, not once at the start, and shown to every server
+//!   that asks.
+//!
+//! What depends on these is tested with the login itself.
 
 use crate::pg_url::{Attempt, PgTarget, SessionRequirement};
 use sqlx::{
     ConnectOptions as _, Connection as _, PgConnection, PgPool, Row as _,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 use std::{future::Future, io, sync::Arc, time::Duration};
 
@@ -49,23 +61,48 @@ pub async fn connect(target: &PgTarget) -> Result<(PgConnection, PgConnectOption
     let mut last = ConnectError::Unsuitable;
     for requirement in target.requirement().rounds() {
         for attempt in target.attempts() {
-            match open(attempt, *requirement, target.connect_timeout()).await {
-                Ok(session) => return Ok((session, attempt.options.clone())),
-                Err(error) if is_final(&error, attempt) => return Err(error),
-                Err(error) => last = error,
+            for options in addresses(&attempt.options, *requirement).await {
+                match open(&options, *requirement, target.connect_timeout()).await {
+                    Ok(session) => return Ok((session, options)),
+                    Err(error) if is_final(&error, attempt) => return Err(error),
+                    Err(error) => last = error,
+                }
             }
         }
     }
     Err(last)
 }
 
+/// The options once for each address of their host, if servers are to be asked what they are: the
+/// library stops at the first that answers. A server that must prove its name keeps it, since the
+/// library takes name and address from the same place.
+async fn addresses(
+    options: &PgConnectOptions,
+    requirement: SessionRequirement,
+) -> Vec<PgConnectOptions> {
+    let host = options.get_host();
+    let proves_its_name = matches!(options.get_ssl_mode(), PgSslMode::VerifyFull);
+    if requirement != SessionRequirement::Any && !proves_its_name && !host.starts_with('/') {
+        let found = tokio::net::lookup_host((host, options.get_port())).await;
+        let by_address = found.into_iter().flatten();
+        let all: Vec<_> = by_address
+            .map(|address| options.clone().host(&address.ip().to_string()))
+            .collect();
+        if !all.is_empty() {
+            return all;
+        }
+    }
+    // What cannot be looked up fails as it stands.
+    vec![options.clone()]
+}
+
 async fn open(
-    attempt: &Attempt,
+    options: &PgConnectOptions,
     requirement: SessionRequirement,
     timeout: Option<Duration>,
 ) -> Result<PgConnection, ConnectError> {
     let opening = async {
-        let mut session = attempt.options.connect().await?;
+        let mut session = options.connect().await?;
         if fits(&mut session, requirement).await? {
             Ok(session)
         } else {
@@ -148,7 +185,9 @@ impl Database {
 
     /// Looks for the host that fits now; new sessions go there. Call it when queries fail.
     pub async fn find_host_again(&self) {
-        if self.target.attempts().len() < 2 {
+        // Otherwise each new session looks for it anyway.
+        let is_fixed = self.target.requirement() != SessionRequirement::Any;
+        if self.target.attempts().len() < 2 && !is_fixed {
             return;
         }
         if let Ok(Ok((session, options))) = limited(connect(&self.target)).await {
@@ -177,6 +216,31 @@ async fn limited<T>(work: impl Future<Output = T>) -> Result<T, tokio::time::err
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn each_address_is_asked_unless_the_server_must_prove_its_name() {
+        let hosts = async |host: &str, mode, requirement| {
+            let options = PgConnectOptions::new_without_pgpass();
+            let options = options.host(host).ssl_mode(mode);
+            let all = addresses(&options, requirement).await;
+            let hosts = all.iter().map(|options| options.get_host().to_owned());
+            hosts.collect::<Vec<_>>()
+        };
+        let (any, primary) = (SessionRequirement::Any, SessionRequirement::Primary);
+        let by_address = hosts("localhost", PgSslMode::Require, primary).await;
+        assert!(!by_address.is_empty());
+        for host in by_address {
+            assert!(host.parse::<std::net::IpAddr>().is_ok(), "{host}");
+        }
+        for (host, mode, requirement) in [
+            ("localhost", PgSslMode::VerifyFull, primary),
+            ("localhost", PgSslMode::Require, any),
+            ("/run/postgresql", PgSslMode::Disable, primary),
+            ("no-such-name.invalid", PgSslMode::Disable, primary),
+        ] {
+            assert_eq!(hosts(host, mode, requirement).await, [host]);
+        }
+    }
 
     #[test]
     fn the_pool_takes_fifty_sessions_or_what_the_server_has() {

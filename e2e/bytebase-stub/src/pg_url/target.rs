@@ -1,8 +1,12 @@
 //! The merged settings as a list of connection attempts, in the driver's order.
 
 use super::{PgUrlError, Settings, files};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 /// Settings that configure the driver; every other one is a parameter for the server.
 const FOR_THE_DRIVER: [&str; 22] = [
@@ -303,10 +307,13 @@ fn with_certificates(
     };
     if let Some(root) = get("sslrootcert").filter(|root| *root != SYSTEM) {
         // The driver opens it in every mode.
-        if std::fs::read(root).is_err() {
+        let Ok(bundle) = std::fs::read(root) else {
             return refuse("sslrootcert", "the file cannot be read");
-        }
-        options = options.ssl_root_cert(Path::new(root));
+        };
+        let Some(usable) = usable(&bundle) else {
+            return refuse("sslrootcert", "the file holds no certificate");
+        };
+        options = options.ssl_root_cert_from_pem(usable);
     }
     match (get("sslcert"), get("sslkey")) {
         (None, None) => {}
@@ -316,6 +323,27 @@ fn with_certificates(
         _ => return refuse("sslcert", "sslcert and sslkey are needed together"),
     }
     Ok(options)
+}
+
+/// The certificates of a bundle, as a bundle of their own. The driver passes over a block that is
+/// none, where the library would refuse every server; without any the driver fails as well.
+fn usable(bundle: &[u8]) -> Option<Vec<u8>> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let bundle = String::from_utf8_lossy(bundle);
+    let mut usable = String::new();
+    for part in bundle.split_inclusive(END) {
+        let Some(begin) = part.rfind(BEGIN) else {
+            continue;
+        };
+        let block = &part[begin..];
+        let certificate = CertificateDer::from_pem_slice(block.as_bytes());
+        if certificate.is_ok_and(|der| RootCertStore::empty().add(der).is_ok()) {
+            usable.push_str(block);
+            usable.push('\n');
+        }
+    }
+    (!usable.is_empty()).then(|| usable.into_bytes())
 }
 
 #[cfg(test)]
@@ -341,6 +369,29 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use super::*;
+    use testkit::certificates::Authority;
+
+    #[test]
+    fn a_bundle_is_read_block_by_block() {
+        let good = Authority::new("an authority").certificate();
+        let block = |text: &str| {
+            format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+        };
+        let (broken, hollow) = (block("!!!"), block("MAIwAA=="));
+        let key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n";
+        for bundle in [
+            good.clone(),
+            format!("{broken}{good}"),
+            format!("{good}{hollow}"),
+            format!("# text\n{key}{good}"),
+        ] {
+            let usable = String::from_utf8(usable(bundle.as_bytes()).unwrap()).unwrap();
+            assert_eq!(usable.trim(), good.trim());
+        }
+        for bundle in ["", &broken, &hollow, key] {
+            assert_eq!(usable(bundle.as_bytes()), None, "{bundle}");
+        }
+    }
 
     #[test]
     fn require_with_a_root_certificate_verifies_it() {
