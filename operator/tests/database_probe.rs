@@ -1981,7 +1981,60 @@ async fn black_holes_are_unknown_and_delay_no_other_cluster() {
     );
 }
 
-/// What PostgreSQL itself counts, by the same command. It also says what is left behind.
+/// By the server's log, which has a line for each message of a session, and three for one with a
+/// statement to prepare.
+#[tokio::test]
+async fn a_quiet_reading_is_one_message_to_the_server_and_leaves_no_prepared_statement() {
+    const READINGS: usize = 5;
+    let server = Server::start("log_min_duration_statement = 0\nlog_line_prefix = 'of %u '");
+    server.database("quiet", PASSWORD);
+    server.sql("quiet", &format!("SET ROLE quiet; {BYTEBASE_TABLES}"));
+    server.sql(
+        "quiet",
+        "INSERT INTO replica_heartbeat SELECT gen_random_uuid(), now() FROM generate_series(1, 3)",
+    );
+    // What the test asks it asks as another role.
+    let messages = || {
+        let log = std::fs::read_to_string(server.file("log")).unwrap();
+        let own = log
+            .lines()
+            .filter(|line| line.starts_with("of quiet LOG:  duration: "));
+        own.map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let (wake, mut woken) = unbounded_channel();
+    let (read, mut readings) = unbounded_channel();
+    let observer = Arc::new(move |_, _| {
+        let _ = read.send(());
+    });
+    let probes = Probes::new(wake, ToString::to_string, observer);
+    probes.ensure(&"it", access(url(server.port, "quiet")));
+    probes.pace(&"it", usual(false, 0));
+    let first = timeout(Duration::from_secs(10), woken.recv()).await;
+    assert_eq!(first, Ok(Some("it")));
+    // Several times the least pause between two readings.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    while readings.try_recv().is_ok() {}
+    let before = messages().len();
+    for _ in 0..READINGS {
+        probes.poke(&"it");
+        let reading = timeout(Duration::from_secs(5), readings.recv()).await;
+        assert_eq!(reading, Ok(Some(())));
+    }
+    let all = messages();
+    // One more may be under way by itself.
+    let more = all.len() - before;
+    assert!(
+        (READINGS..=READINGS + 1 + readings.len()).contains(&more),
+        "{more} messages for {READINGS} readings: {:#?}",
+        &all[before..]
+    );
+    for line in &all {
+        let is_kept = line.contains("  parse ") && !line.contains("  parse <unnamed>:");
+        assert!(!is_kept, "{line}");
+    }
+}
+
+/// What PostgreSQL itself counts, by the same command.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 #[allow(clippy::print_stdout)]
@@ -2443,6 +2496,8 @@ async fn a_certificate_of_version_1_is_read_as_bytebase_reads_it() {
 #[allow(clippy::print_stdout)]
 async fn the_memory_of_a_probe() {
     const N: usize = 400;
+    // Half of what a login, or an answer, may have for a moment: none of that is kept.
+    const MOST_KIB: u64 = 128;
     let server = Server::start("max_connections = 1000");
     server.database("many", PASSWORD);
     server.sql("many", &format!("SET ROLE many; {BYTEBASE_TABLES}"));
@@ -2469,10 +2524,9 @@ async fn the_memory_of_a_probe() {
         let took = started.elapsed();
         tokio::time::sleep(Duration::from_secs(12)).await;
         let now = resident_kib();
-        println!(
-            "{mode:?}: {N} probes up in {took:?}, {} KiB each",
-            now.saturating_sub(last) / N as u64
-        );
+        let each = now.saturating_sub(last) / N as u64;
+        println!("{mode:?}: {N} probes up in {took:?}, {each} KiB each");
+        assert!(each <= MOST_KIB, "{mode:?}: {each} KiB each");
         last = now;
         std::mem::forget(probes);
     }

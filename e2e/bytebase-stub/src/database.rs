@@ -3,8 +3,7 @@
 //! sqlx logs in, and so this differs from Bytebase's driver in what sqlx has no setting for:
 //!
 //! - A CA bundle is trusted beside Mozilla's authorities, not in their place.
-//! - A certificate of version 1 is refused wherever something is to be proven, and passed over in a
-//!   bundle.
+//! - A certificate of version 1 is refused wherever TLS is spoken, and passed over in a bundle.
 //! - Of a name with several addresses the first that answers is taken, where a server is not asked
 //!   what it is, and where it must prove its name.
 //! - A client certificate is read at each login, not once at the start, and shown to every server

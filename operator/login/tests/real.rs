@@ -16,6 +16,7 @@ use bytebase_login::{LoggedIn, LoginTo, Lookups, log_in};
 use jiff::Timestamp;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use testkit::memory::resident_kib;
 use testkit::postgres::Server;
@@ -150,13 +151,42 @@ async fn what_sqlx_reads_is_utf_8_whatever_the_server_begins_with() {
     assert_eq!(text(&mut sqlx, "SELECT chr(233)").await, "\u{e9}");
 }
 
+/// Bytes, by the measurement below in a process of its own: what sessions of another way let go
+/// would be taken up again.
+fn memory_of_a_session(way: &str) -> u64 {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_memory_of_a_session"])
+        .args(["--ignored", "--nocapture"])
+        .env("WAY", way)
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{way}: {printed}");
+    let (_, sizes) = printed.split_once(&format!("{way}: [")).unwrap();
+    let (sizes, _) = sizes.split_once(']').unwrap();
+    let sizes: Vec<u64> = sizes
+        .split(", ")
+        .map(|size| size.parse().unwrap())
+        .collect();
+    sizes.iter().sum::<u64>() / sizes.len() as u64
+}
+
+#[test]
+fn a_session_takes_less_than_twice_the_memory_of_one_of_sqlx() {
+    let (own, by_sqlx) = (memory_of_a_session("disable"), memory_of_a_session("sqlx"));
+    assert!(
+        own < 2 * by_sqlx,
+        "{own} bytes, and {by_sqlx} of a session of sqlx's own"
+    );
+}
+
 /// `WAY=require cargo test --release -p bytebase-login --test real -- --ignored --nocapture`, with
 /// `sslmode` or `sqlx` as the way: what was let go by another one would be taken up again.
 #[tokio::test]
 #[ignore = "a measurement"]
 #[allow(clippy::print_stdout)]
 async fn the_memory_of_a_session() {
-    const N: usize = 200;
+    const N: usize = 100;
     let way = std::env::var("WAY").expect("WAY");
     let server = Server::start("max_connections = 1000");
     server.database("app", PASSWORD);
@@ -186,6 +216,6 @@ async fn the_memory_of_a_session() {
     }
     let each = sizes
         .windows(2)
-        .map(|pair| (pair[1] - pair[0]) * 1024 / N as u64);
+        .map(|pair| pair[1].saturating_sub(pair[0]) * 1024 / N as u64);
     println!("{way}: {:?} bytes a session", each.collect::<Vec<_>>());
 }

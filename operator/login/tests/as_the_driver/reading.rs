@@ -3,7 +3,7 @@
 use super::Driver;
 use bytebase_contract::pg_url::{PgUrl, Proof, Protection};
 use bytebase_login::plan::{self, Endpoint};
-use secrecy::ExposeSecret as _;
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::fs;
@@ -52,7 +52,7 @@ fn read(text: &str) -> Option<Value> {
     let password = url
         .password
         .as_ref()
-        .map_or("", |password| password.expose_secret());
+        .map_or("", ExposeSecret::expose_secret);
     let attrs: &str = url.target_session_attrs.as_ref();
     Some(json!({
         "attempts": attempts,
