@@ -247,6 +247,12 @@ impl Server {
         let path = self.file("data/pg_hba.conf");
         let rest = fs::read_to_string(&path).expect("what initdb wrote");
         write(&path, &format!("{lines}\n{rest}"));
+        // For one line that the server does not take it would leave all of the old ones in force.
+        let faults = self.sql(
+            "postgres",
+            "SELECT line_number || ': ' || error FROM pg_hba_file_rules WHERE error IS NOT NULL",
+        );
+        assert!(faults.trim().is_empty(), "pg_hba.conf, line {faults}");
         self.reload();
     }
 

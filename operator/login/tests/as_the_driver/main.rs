@@ -825,7 +825,7 @@ async fn rules(c: &mut Comparison, primary: &Server) {
         "hostssl all only_tls all scram-sha-256\nhostnossl all only_tls all reject\n\
          hostnossl all only_clear all scram-sha-256\nhostssl all only_clear all reject\n\
          host all in_clear all password\nhost all by_hash all md5\nhost all trusted all trust\n\
-         host all nobody all reject\nhost all by_ident all ldap ldapserver=127.0.0.1 ldapport=1",
+         host all nobody all reject\nhost all by_ident all ident",
     );
     let port = primary.port;
     for role in [
