@@ -283,7 +283,7 @@ impl Server {
     }
 
     /// The same with these lines in its configuration beside the usual ones.
-    pub fn pooler_with(&self, mode: &str, roles: &[(&str, &str)], more: &str) -> Pooler {
+    pub fn pooler_with(&self, mode: &str, roles: &[(&str, &str)], lines: &str) -> Pooler {
         let program = programs::pgbouncer().unwrap_or_else(|e| panic!("{e:#}"));
         let (directory, port) = (scratch("pgbouncer"), ports::free());
         let mut list = String::new();
@@ -302,7 +302,7 @@ impl Server {
              auth_type = scram-sha-256\n\
              auth_file = {folder}/users\n\
              pool_mode = {mode}\n\
-             {more}\n",
+             {lines}\n",
             self.port
         );
         write(&directory.join("pgbouncer.ini"), &configuration);

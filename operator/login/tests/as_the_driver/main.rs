@@ -275,7 +275,7 @@ async fn log_in(url: &str, names: &Table, system: &Path) -> (Outcome, String) {
 struct Comparison {
     driver: Driver,
     names: Table,
-    system: std::path::PathBuf,
+    system: PathBuf,
     cases: usize,
     logged_in: usize,
     /// Disagreements that are wanted, and why.

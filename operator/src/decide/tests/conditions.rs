@@ -242,7 +242,7 @@ fn a_standby_that_answers_stalls_a_cluster_after_two_minutes() {
                 let next = left.map(|left| after(secs(left)));
                 if let Some(next) = next {
                     assert_eq!(stalled, (Some(false), Reason::NotStalled), "{since}");
-                    assert!(plan.next.is_some_and(|at| at <= next), "{since}");
+                    assert!(plan.requeue_at.is_some_and(|at| at <= next), "{since}");
                 } else {
                     assert_eq!(stalled, (Some(true), Reason::DatabaseIsStandby), "{since}");
                 }
@@ -340,10 +340,7 @@ fn beginnings() -> Vec<Case> {
             healthy: none,
             ..case(
                 "before the first object",
-                observation(
-                    None,
-                    DatabaseView::Probed(Ok(crate::testing::facts(0, no_license()))),
-                ),
+                observation(None, DatabaseView::Probed(Ok(facts(0, no_license())))),
                 Phase::Pending,
             )
         },

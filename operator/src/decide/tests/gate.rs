@@ -431,10 +431,10 @@ fn a_server_to_which_a_ready_replica_sends_no_heartbeats_is_looked_up_again() {
     for silent in [stale, missing] {
         // The second spec cannot be used.
         for spec in [json!({}), json!({"replicas": 51})] {
-            assert!(plan(&spec, &silent).reading.new_session);
+            assert!(plan(&spec, &silent).read_options.new_session);
             let mut starts = silent.clone();
             starts.pods[2].ready = false;
-            assert!(!plan(&spec, &starts).reading.new_session);
+            assert!(!plan(&spec, &starts).read_options.new_session);
         }
     }
 }
