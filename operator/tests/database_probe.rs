@@ -12,7 +12,7 @@ use bytebase_operator::contract::ca_bundle::CaBundle;
 use bytebase_operator::contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessionAttrs};
 use bytebase_operator::contract::version::Version;
 use bytebase_operator::contract::{hook, session_key};
-use bytebase_operator::observation::reading::{Latest, ReadOptions};
+use bytebase_operator::observation::reading::{Latest, ReadOptions, Renewal};
 use bytebase_operator::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ListenSession, LoginTrial,
     ProbeFailure, SchemaState, StoredLicense,
@@ -91,7 +91,7 @@ impl Probe {
             ReadOptions {
                 every,
                 sessions: true,
-                new_session: false,
+                renewal: Renewal::Usual,
                 keep_session: true,
                 try_login: false,
                 awaited: 0,
@@ -151,7 +151,7 @@ fn usual(sessions: bool, awaited: usize) -> ReadOptions {
     ReadOptions {
         every: DEFAULT_INTERVAL,
         sessions,
-        new_session: false,
+        renewal: Renewal::Usual,
         keep_session: true,
         try_login: false,
         awaited,
@@ -1222,7 +1222,7 @@ async fn the_database_of_a_stopped_cluster_is_left_alone_between_readings() {
     let stopped = ReadOptions {
         every: Duration::from_mins(1),
         sessions: false,
-        new_session: false,
+        renewal: Renewal::Usual,
         keep_session: false,
         try_login: false,
         awaited: 0,
@@ -1279,7 +1279,7 @@ async fn what_is_asked_for_before_a_reading_begins_is_answered_by_that_one() {
     let stopped = ReadOptions {
         every: Duration::from_mins(1),
         sessions: false,
-        new_session: false,
+        renewal: Renewal::Usual,
         keep_session: false,
         try_login: false,
         awaited: 0,
@@ -1527,7 +1527,7 @@ async fn a_monitor_reads_where_bytebases_role_reads() {
 const WITH_TRIAL: ReadOptions = ReadOptions {
     every: Duration::from_secs(1),
     sessions: true,
-    new_session: false,
+    renewal: Renewal::Usual,
     keep_session: true,
     try_login: true,
     awaited: 0,
@@ -2061,7 +2061,7 @@ async fn the_servers_time_for_a_reading() {
         let pace = ReadOptions {
             every,
             sessions,
-            new_session: false,
+            renewal: Renewal::Usual,
             keep_session: true,
             try_login: false,
             awaited: 0,
@@ -2278,7 +2278,7 @@ async fn moved(from: u16, there: u16, database: &str) -> (DatabaseFacts, Databas
         ReadOptions {
             every: Duration::from_millis(300),
             sessions: true,
-            new_session: true,
+            renewal: Renewal::AtNextReading,
             keep_session: true,
             try_login: false,
             awaited: 0,
@@ -2287,6 +2287,41 @@ async fn moved(from: u16, there: u16, database: &str) -> (DatabaseFacts, Databas
     leads_to.store(there, Ordering::Relaxed);
     let after = probe.wake(DEFAULT_INTERVAL * 2).await;
     (before, seen(after.expect("the old session is kept")))
+}
+
+#[tokio::test]
+async fn a_session_that_is_to_be_replaced_stays_where_the_server_is_full() {
+    let name = "full_up";
+    server().database(name, PASSWORD);
+    let limit = |limit: &str| {
+        let sql = format!("ALTER ROLE {name} CONNECTION LIMIT {limit}");
+        server().sql("postgres", &sql);
+    };
+    let pid = || {
+        let sql = format!("SELECT pid FROM pg_stat_activity WHERE usename = '{name}'");
+        server().sql("postgres", &sql).trim().to_owned()
+    };
+    limit("1");
+    let mut probe = Probe::start(access(url(server().port, name)), Duration::from_secs(1));
+    probe.wake(Duration::from_secs(10)).await.unwrap();
+    let first = pid();
+    let refused = ReadOptions {
+        every: Duration::from_secs(1),
+        renewal: Renewal::AtNextReading,
+        ..usual(false, 0)
+    };
+    probe.probes.pace(&"it", refused);
+    // Longer than such a session lasts.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let latest = probe.probes.latest(&"it");
+    assert!(matches!(latest.view, DatabaseView::Probed(Ok(_))));
+    let (since, _) = latest.last_good.unwrap();
+    assert!(since < Duration::from_secs(5), "{since:?}");
+    assert_eq!(pid(), first, "the session is another one");
+    limit("2");
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let second = pid();
+    assert!(!second.is_empty() && second != first, "{first} {second}");
 }
 
 #[tokio::test]

@@ -468,7 +468,7 @@ fn blocked_read_options(
             || (closed && !paused && health.replicas.len() > 1)
             || observation.pods.iter().any(|pod| pod.deleting)
             || observation.facts().is_some_and(occupancy::is_unheard),
-        new_session: database.is_some_and(pace::is_refused) || pace::lacks_heartbeats(health),
+        renewal: pace::renewal(database, health),
         keep_session: true,
         try_login: validation
             .database

@@ -10,7 +10,7 @@ use super::{drains, login, occupancy, queue, scale, stale};
 use crate::api::Reason;
 use crate::api::status::HeartbeatState;
 use crate::observation::heartbeat::HEARTBEAT_INTERVAL;
-use crate::observation::reading::ReadOptions;
+use crate::observation::reading::{ReadOptions, Renewal};
 use crate::observation::{Fact, Observation};
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
@@ -61,7 +61,7 @@ pub(super) fn read_options(quiet: bool, findings: &Findings<'_>) -> ReadOptions 
             || is_queued
             // Only they show a Bytebase that sends no heartbeats.
             || is_unheard,
-        new_session: is_refused(database) || lacks_heartbeats(health),
+        renewal: renewal(Some(database), health),
         keep_session: true,
         try_login: login::is_to_be_tried(
             &cluster.database,
@@ -95,11 +95,22 @@ impl ReadOptions {
     }
 }
 
+/// How soon to look up again where the database is.
+pub(super) fn renewal(database: Option<&DatabaseVerdict>, health: &Health<'_>) -> Renewal {
+    if database.is_some_and(is_refused) {
+        Renewal::AtNextReading
+    } else if lacks_heartbeats(health) {
+        Renewal::Soon
+    } else {
+        Renewal::Usual
+    }
+}
+
 /// Whether something forbids the use of what was read, or holds everything back until it is known
 /// whether it does. An open session may be all that makes it seem so: it stays on the server that
 /// its name once led to, and with the settings that its role once had. Of a database that cannot be
 /// read there is no session to be replaced.
-pub(super) fn is_refused(database: &DatabaseVerdict) -> bool {
+fn is_refused(database: &DatabaseVerdict) -> bool {
     database.status == Some(false)
         || database.reason == Reason::DatabaseTransactionPooler
         || (database.status.is_none() && database.allows == Allows::Nothing)
@@ -108,7 +119,7 @@ pub(super) fn is_refused(database: &DatabaseVerdict) -> bool {
 /// Whether a replica is Ready that sends no heartbeats to the server that was read. It may send them
 /// to another one: the name may lead elsewhere by now, while the server that it led to before goes
 /// on and an open session stays there.
-pub(super) fn lacks_heartbeats(health: &Health<'_>) -> bool {
+fn lacks_heartbeats(health: &Health<'_>) -> bool {
     health.replicas.iter().any(|replica| {
         let is_silent = matches!(
             replica.heartbeat,

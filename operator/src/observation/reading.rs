@@ -5,10 +5,6 @@ use super::{DatabaseFacts, DatabaseView};
 use std::time::Duration;
 
 /// How a database is read.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is asked for by itself, for a reason of its own"
-)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadOptions {
     /// From one reading to the next.
@@ -17,10 +13,8 @@ pub struct ReadOptions {
     /// all the rest, and the more the more sessions it has room for, so it is done only where
     /// something depends on them.
     pub sessions: bool,
-    /// Whether to log in again for it. A session that is open stays with the server that its name
-    /// once led to; where what that server is forbids something, or a replica sends no heartbeats to
-    /// it, the name must be resolved again.
-    pub new_session: bool,
+    /// How soon to log in again for it.
+    pub renewal: Renewal,
     /// Whether the session stays open between readings. A database that has a session cannot be
     /// dropped, renamed or copied, which is what administrators stop a cluster for.
     pub keep_session: bool,
@@ -32,10 +26,23 @@ pub struct ReadOptions {
     pub awaited: usize,
 }
 
+/// How soon a session is replaced by a new one: it stays with the server that its name once led to,
+/// and a new login resolves the name again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// As every session is in time.
+    Usual,
+    /// A replica is Ready and sends no heartbeats to that server: it may send them to another one.
+    /// That may also be so of many clusters at once, whose server is too slow.
+    Soon,
+    /// What that server is forbids something, so nothing goes on before this is over.
+    AtNextReading,
+}
+
 impl ReadOptions {
     /// Whether nothing is under way that a reading is to show at once.
     pub fn is_quiet(self) -> bool {
-        self.every >= HEARTBEAT_INTERVAL && !self.sessions && !self.new_session
+        self.every >= HEARTBEAT_INTERVAL && !self.sessions && self.renewal != Renewal::AtNextReading
     }
 }
 

@@ -10,6 +10,7 @@ use crate::decide::pace::STOPPED_EVERY;
 use crate::decide::plan::Plan;
 use crate::decide::schema;
 use crate::desired::template::{Standing, template};
+use crate::observation::reading::Renewal;
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Observation, SchemaState,
     Sessions, StoredLicense,
@@ -387,13 +388,14 @@ fn spec(wanted: i32, warn: bool, version: &str) -> Value {
 
 #[test]
 fn a_bad_verdict_is_checked_on_a_session_of_its_own() {
+    let renewal = |plan: &Plan| plan.read_options.renewal;
     let well = healthy(3, stored(&json!({})));
-    assert!(!plan(&json!({}), &well).read_options.new_session);
+    assert_eq!(renewal(&plan(&json!({}), &well)), Renewal::Usual);
     let bad = with_facts(well.clone(), |facts| facts.in_recovery = true);
-    assert!(plan(&json!({}), &bad).read_options.new_session);
+    assert_eq!(renewal(&plan(&json!({}), &bad)), Renewal::AtNextReading);
     let mut shared = well.clone();
     shared.database_shared_with = Some(holder("demo"));
-    assert!(plan(&json!({}), &shared).read_options.new_session);
+    assert_eq!(renewal(&plan(&json!({}), &shared)), Renewal::AtNextReading);
     // Tables that are gone may be on the server that the name leads to now.
     let lost = with_facts(healthy(3, no_license()), |facts| {
         facts.schema = SchemaState::Empty;
@@ -407,16 +409,13 @@ fn a_bad_verdict_is_checked_on_a_session_of_its_own() {
         state(&held, ConditionType::DatabaseReady),
         (None, Reason::DatabaseSchemaUnknown)
     );
-    assert!(held.read_options.new_session);
+    assert_eq!(renewal(&held), Renewal::AtNextReading);
     // Nothing is wrong with the server of a Bytebase that is newer than this operator.
     let newer = with_facts(well, |facts| facts.not_understood = vec!["setting"]);
-    assert!(!plan(&json!({}), &newer).read_options.new_session);
+    assert_eq!(renewal(&plan(&json!({}), &newer)), Renewal::Usual);
     // Also while something else of the spec cannot be used.
-    assert!(
-        plan(&json!({"replicas": 51}), &bad)
-            .read_options
-            .new_session
-    );
+    let unusable = plan(&json!({"replicas": 51}), &bad);
+    assert_eq!(renewal(&unusable), Renewal::AtNextReading);
 }
 
 #[test]
@@ -431,10 +430,12 @@ fn a_server_to_which_a_ready_replica_sends_no_heartbeats_is_looked_up_again() {
     for silent in [stale, missing] {
         // The second spec cannot be used.
         for spec in [json!({}), json!({"replicas": 51})] {
-            assert!(plan(&spec, &silent).read_options.new_session);
+            let soon = plan(&spec, &silent).read_options.renewal;
+            assert_eq!(soon, Renewal::Soon);
             let mut starts = silent.clone();
             starts.pods[2].ready = false;
-            assert!(!plan(&spec, &starts).read_options.new_session);
+            let usual = plan(&spec, &starts).read_options.renewal;
+            assert_eq!(usual, Renewal::Usual);
         }
     }
 }

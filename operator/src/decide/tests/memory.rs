@@ -9,6 +9,7 @@ use crate::contract::version::Version;
 use crate::decide::decide;
 use crate::decide::plan::{BytebaseRequest, Plan, Size, Wanted};
 use crate::kubernetes::Kind;
+use crate::observation::reading::Renewal;
 use crate::observation::{
     DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Holder,
     ListenSession, LoginTrial, Observation, ProbeFailure, Remembered, RunningTasks, SchemaState,
@@ -540,7 +541,7 @@ fn a_pooler_of_which_nothing_is_known_holds_the_first_replica_and_keeps_a_refusa
     let first = plan(&json!({}), &observation(None, unknown()));
     let pooler = Reason::DatabaseTransactionPooler;
     assert_eq!(state(&first, DATABASE), (None, pooler));
-    assert!(size(&first).is_none() && first.read_options.new_session);
+    assert!(size(&first).is_none() && first.read_options.renewal == Renewal::AtNextReading);
     let running = plan(
         &json!({}),
         &with_facts(healthy(3, stored(&json!({}))), |facts| {

@@ -5,7 +5,7 @@ use super::probe::DEFAULT_INTERVAL;
 use super::queries;
 use crate::contract::version::Version;
 use crate::observation::heartbeat::{ACTIVE_WINDOW, HEARTBEAT_INTERVAL};
-use crate::observation::reading::{Latest, ReadOptions};
+use crate::observation::reading::{Latest, ReadOptions, Renewal};
 use crate::observation::{
     Asked, DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ProbeFailure,
     SchemaState, StoredLicense,
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 pub(super) const FIRST_READ_OPTIONS: ReadOptions = ReadOptions {
     every: DEFAULT_INTERVAL,
     sessions: true,
-    new_session: false,
+    renewal: Renewal::Usual,
     keep_session: true,
     try_login: false,
     awaited: 0,

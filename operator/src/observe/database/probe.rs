@@ -16,7 +16,7 @@ use super::queries::{self, Seen};
 use super::{Access, WhoseLogin, pooler};
 use crate::contract::hook;
 use crate::observation::heartbeat::Freshness;
-use crate::observation::reading::{Latest, ReadOptions};
+use crate::observation::reading::{Latest, ReadOptions, Renewal};
 use crate::observation::{
     Asked, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
     LoginTrial, ProbeFailure,
@@ -44,9 +44,13 @@ pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 /// between or a revoked login is seen without waiting for it to break.
 const CONNECTION_LIFETIME: Duration = Duration::from_hours(1);
 
-/// A connection to a database that is refused, or that a replica sends no heartbeats to, is replaced
-/// this often: at each reading of the usual pace, and not each second while replicas come and go.
+/// A connection to a database that is refused is replaced this often: at each reading of the usual
+/// pace, and not each second while replicas come and go.
 const REFUSED_CONNECTION_LIFETIME: Duration = Duration::from_secs(8);
+
+/// A connection to a database that a Ready replica sends no heartbeats to is replaced this often. A
+/// login that fails meanwhile leaves the time in which all replicas that live are heard.
+const SILENT_CONNECTION_LIFETIME: Duration = Duration::from_mins(1);
 
 /// First pause after a failure; doubles up to the cap.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -633,10 +637,10 @@ impl Prober {
         &mut self,
         read_options: ReadOptions,
     ) -> Result<DatabaseFacts, ProbeFailure> {
-        let lifetime = if read_options.new_session {
-            REFUSED_CONNECTION_LIFETIME
-        } else {
-            CONNECTION_LIFETIME
+        let lifetime = match read_options.renewal {
+            Renewal::Usual => CONNECTION_LIFETIME,
+            Renewal::Soon => SILENT_CONNECTION_LIFETIME,
+            Renewal::AtNextReading => REFUSED_CONNECTION_LIFETIME,
         };
         if let Some(session) = self.session.take() {
             if session.opened.elapsed() < lifetime {
@@ -652,12 +656,32 @@ impl Prober {
                     },
                 }
             } else {
-                connect::close(session.connection).await;
+                // Once an hour as a rule: what it needs is not kept for all that time.
+                let session = Box::pin(self.renew(session)).await?;
+                return self.read(session, read_options).await;
             }
         }
         let openings = self.openings.clone();
         let session = openings.take_turn(self.open()).await?;
         self.read(session, read_options).await
+    }
+
+    /// A new session in place of this one. A server that is full gives no second one, and might not
+    /// give this one again, without which nothing could be read: it stays for as long once more.
+    async fn renew(&mut self, session: OpenSession) -> Result<OpenSession, ProbeFailure> {
+        let openings = self.openings.clone();
+        match openings.take_turn(self.open()).await {
+            Err(failure) if failure.reason == FailureReason::TooManyConnections => {
+                Ok(OpenSession {
+                    opened: Instant::now(),
+                    ..session
+                })
+            }
+            renewed => {
+                connect::close(session.connection).await;
+                renewed
+            }
+        }
     }
 
     /// Reads, and keeps the session only if that worked.
