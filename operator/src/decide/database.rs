@@ -73,8 +73,8 @@ pub enum Allows {
 /// a reading: longer than a server takes to start, or to be replaced by another.
 const BLIND_AFTER: SignedDuration = SignedDuration::from_mins(2);
 
-/// A standby that answers in place of the primary says no more than that a failover is under way, until
-/// the database has not been ready for so long: an election, and the time to live of a name.
+/// A standby that answers in place of the primary says no more than that a failover is under way,
+/// until the database has not been ready for so long: an election, and the time to live of a name.
 const FAILOVER_TAKES: SignedDuration = SignedDuration::from_mins(2);
 
 /// Remark on a server whose certificate Bytebase's driver takes, and stricter clients do not.
@@ -112,8 +112,8 @@ pub fn judge(
     }
 }
 
-/// Until when a standby that answers may be part of a failover. Since when the database has not been
-/// ready, status knows.
+/// Until when a standby that answers may be part of a failover. Since when the database has not
+/// been ready, status knows.
 fn failover_until(verdict: &DatabaseVerdict, observation: &Observation) -> Option<Timestamp> {
     if verdict.status != Some(false) || verdict.reason != Reason::DatabaseIsStandby {
         return None;

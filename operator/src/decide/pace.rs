@@ -116,9 +116,9 @@ fn is_refused(database: &DatabaseVerdict) -> bool {
         || (database.status.is_none() && database.allows == Allows::Nothing)
 }
 
-/// Whether a replica is Ready that sends no heartbeats to the server that was read. It may send them
-/// to another one: the name may lead elsewhere by now, while the server that it led to before goes
-/// on and an open session stays there.
+/// Whether a replica is Ready that sends no heartbeats to the server that was read. It may send
+/// them to another one: the name may lead elsewhere by now, while the server that it led to before
+/// goes on and an open session stays there.
 fn lacks_heartbeats(health: &Health<'_>) -> bool {
     health.replicas.iter().any(|replica| {
         let is_silent = matches!(

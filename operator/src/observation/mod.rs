@@ -199,8 +199,8 @@ pub struct DatabaseFacts {
     pub license: Fact<StoredLicense>,
     /// Rows of `replica_heartbeat`, youngest first.
     pub heartbeats: Fact<Vec<Heartbeat>>,
-    /// That table holds a row, however old, so there has been a replica: only a replica deletes rows,
-    /// and it has one of its own. False where the table cannot be read.
+    /// That table holds a row, however old, so there has been a replica: only a replica deletes
+    /// rows, and it has one of its own. False where the table cannot be read.
     pub has_heartbeat_rows: bool,
     /// Who else is connected. `None`: not part of this reading (see
     /// [`ReadOptions`](reading::ReadOptions)).
