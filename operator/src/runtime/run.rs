@@ -32,6 +32,8 @@ use tokio_util::sync::CancellationToken;
 const FIRST_PASS: Duration = Duration::from_secs(5);
 /// Longest that an answer of the API server to a reconcile may take.
 const ANSWER: Duration = Duration::from_secs(20);
+/// A standby that takes over decides no sooner: its watches lag by a fraction of a second.
+const CATCH_UP: Duration = Duration::from_secs(1);
 /// Longest a reconcile may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(20);
 /// Longest that the last events may take at shutdown.
@@ -206,6 +208,12 @@ async fn ends(
 /// Waits until clusters may be reconciled. `image_answered`: cancelled once the operator's own
 /// image is known, or has been refused.
 async fn ready(readiness: Readiness, image_answered: CancellationToken) {
+    // A leader that hands over may have evicted a pod a moment ago. What it remembered is gone with it,
+    // and a standby whose watches do not show that yet would end another one beside it. What has still
+    // to be listed is newer than that.
+    if readiness.is_ready() {
+        tokio::time::sleep(CATCH_UP).await;
+    }
     // Nothing is decided on half-filled caches: what is not there yet would be taken for missing.
     while !readiness.is_ready() {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -344,5 +352,25 @@ mod tests {
         let config = without_retries(&config);
         assert_eq!(config.read_timeout, Some(ANSWER));
         assert!(!config.default_retry && config.reset_reader_on_write);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_standby_that_takes_over_waits_until_its_watches_have_caught_up() {
+        let answered = CancellationToken::new();
+        answered.cancel();
+        let begun = tokio::time::Instant::now();
+        ready(Readiness::default(), answered.clone()).await;
+        assert!(begun.elapsed() >= CATCH_UP);
+
+        // One that has just started lists everything anyway.
+        let readiness = Readiness::default();
+        let missing = readiness.missing("pods");
+        let begun = tokio::time::Instant::now();
+        let listed = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            missing.found();
+        };
+        tokio::join!(ready(readiness, answered), listed);
+        assert!(begun.elapsed() < CATCH_UP);
     }
 }
