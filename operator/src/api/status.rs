@@ -206,6 +206,16 @@ pub enum Phase {
     Stalled,
 }
 
+impl Phase {
+    /// Whether no pod is to come or go.
+    pub fn is_settled(self) -> bool {
+        matches!(
+            self,
+            Self::Ready | Self::Limited | Self::Stopped | Self::Paused
+        )
+    }
+}
+
 /// A license, as far as it may be shown.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]

@@ -273,10 +273,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
     let common = report(phase, observation, health, &hastened.let_go);
     // What came of a call that is no longer wanted does not matter.
     let refused_call = common.refused_call.filter(|_| !matches!(call, Wanted::No));
-    let quiet = matches!(
-        phase,
-        Phase::Ready | Phase::Limited | Phase::Stopped | Phase::Paused
-    );
+    let quiet = phase.is_settled();
     Plan {
         objects,
         resize: None,

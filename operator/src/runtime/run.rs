@@ -32,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 const FIRST_PASS: Duration = Duration::from_secs(5);
 /// Longest that an answer of the API server to a reconcile may take.
 const ANSWER: Duration = Duration::from_secs(20);
-/// A standby that takes over decides no sooner: its watches lag by a fraction of a second.
+/// A standby that takes over while a cluster is changing decides no sooner: its watches lag by a
+/// fraction of a second.
 const CATCH_UP: Duration = Duration::from_secs(1);
 /// Longest a reconcile may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -160,7 +161,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     tracing::info!("leading");
 
     let drain = CancellationToken::new();
-    let ready = ready(readiness, image_answered);
+    let ready = ready(readiness, image_answered, is_any_changing(&context));
     let mut work = tokio::spawn(work(Arc::clone(&context), keys, ready, drain.clone()));
     let lost = tokio::select! {
         lost = contender.keep() => Some(lost),
@@ -205,13 +206,23 @@ async fn ends(
     drained.await.unwrap_or(Ok(()))
 }
 
+/// Whether pods of a cluster come or go, by what the leader before has last reported.
+fn is_any_changing(context: &Context) -> bool {
+    let clusters = context.sources.caches.clusters.store().state();
+    clusters.iter().any(|cluster| {
+        let status = cluster.status.as_ref();
+        let phase = status.and_then(|status| status.phase);
+        phase.is_some_and(|phase| !phase.is_settled())
+    })
+}
+
 /// Waits until clusters may be reconciled. `image_answered`: cancelled once the operator's own
-/// image is known, or has been refused.
-async fn ready(readiness: Readiness, image_answered: CancellationToken) {
-    // A leader that hands over may have evicted a pod a moment ago. What it remembered is gone with it,
-    // and a standby whose watches do not show that yet would end another one beside it. What has still
-    // to be listed is newer than that.
-    if readiness.is_ready() {
+/// image is known, or has been refused. `is_changing`: whether pods of a cluster come or go.
+async fn ready(readiness: Readiness, image_answered: CancellationToken, is_changing: bool) {
+    // A leader that hands over may have evicted a pod a moment ago. What it remembered is gone with
+    // it, and a standby whose watches do not show that yet would end another one beside it. What has
+    // still to be listed is newer than that.
+    if is_changing && readiness.is_ready() {
         tokio::time::sleep(CATCH_UP).await;
     }
     // Nothing is decided on half-filled caches: what is not there yet would be taken for missing.
@@ -359,8 +370,13 @@ mod tests {
         let answered = CancellationToken::new();
         answered.cancel();
         let begun = tokio::time::Instant::now();
-        ready(Readiness::default(), answered.clone()).await;
+        ready(Readiness::default(), answered.clone(), true).await;
         assert!(begun.elapsed() >= CATCH_UP);
+
+        // Where nothing changes there is nothing to catch up with.
+        let begun = tokio::time::Instant::now();
+        ready(Readiness::default(), answered.clone(), false).await;
+        assert!(begun.elapsed() < CATCH_UP);
 
         // One that has just started lists everything anyway.
         let readiness = Readiness::default();
@@ -370,7 +386,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
             missing.found();
         };
-        tokio::join!(ready(readiness, answered), listed);
+        tokio::join!(ready(readiness, answered, true), listed);
         assert!(begun.elapsed() < CATCH_UP);
     }
 }
