@@ -206,13 +206,18 @@ async fn ends(
     drained.await.unwrap_or(Ok(()))
 }
 
-/// Whether pods of a cluster come or go, by what the leader before has last reported.
+/// Whether pods of any cluster may come or go.
 fn is_any_changing(context: &Context) -> bool {
     let clusters = context.sources.caches.clusters.store().state();
-    clusters.iter().any(|cluster| {
-        let status = cluster.status.as_ref();
-        let phase = status.and_then(|status| status.phase);
-        phase.is_some_and(|phase| !phase.is_settled())
+    clusters.iter().any(|cluster| is_changing(cluster))
+}
+
+/// Whether its pods come or go by what the previous leader reported last, or may by a change of the
+/// spec, of which that leader reports only once it has acted on it.
+fn is_changing(cluster: &BytebaseCluster) -> bool {
+    cluster.status.as_ref().is_some_and(|status| {
+        let is_ahead = cluster.metadata.generation != status.observed_generation;
+        is_ahead || status.phase.is_some_and(|phase| !phase.is_settled())
     })
 }
 
@@ -355,6 +360,7 @@ fn terminated() -> Result<impl Future<Output = ()>, std::io::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn the_client_of_the_reconciles_waits_for_no_answer_for_ever_and_tries_nothing_again_by_itself()
@@ -363,6 +369,27 @@ mod tests {
         let config = without_retries(&config);
         assert_eq!(config.read_timeout, Some(ANSWER));
         assert!(!config.default_retry && config.reset_reader_on_write);
+    }
+
+    #[test]
+    fn a_cluster_changes_by_its_phase_and_by_a_spec_that_is_not_yet_reported_on() {
+        let changes = |phase: &str, observed: i64| {
+            let cluster = json!({
+                "metadata": {"name": "demo", "generation": 7},
+                "spec": {"version": "3.21.1", "externalURL": "https://demo.example.com", "database": {}},
+                "status": {"phase": phase, "observedGeneration": observed},
+            });
+            is_changing(&serde_json::from_value(cluster).unwrap())
+        };
+        for settled in ["Ready", "Limited", "Stopped", "Paused"] {
+            assert!(!changes(settled, 7), "{settled}");
+            assert!(changes(settled, 6), "{settled}");
+        }
+        for phase in [
+            "Pending", "Starting", "Rolling", "Scaling", "Degraded", "Invalid", "Stalled",
+        ] {
+            assert!(changes(phase, 7), "{phase}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

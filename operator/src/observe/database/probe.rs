@@ -655,6 +655,12 @@ impl Prober {
                         None => return outcome,
                     },
                 }
+            } else if read_options.renewal == Renewal::AtNextReading
+                && session.facts.transaction_pooler != Some(false)
+            {
+                // Whether a pooler stands before the server is seen with a second session beside
+                // the new one. A third may not have room.
+                connect::close(session.connection).await;
             } else {
                 // Once an hour as a rule: what it needs is not kept for all that time.
                 let session = Box::pin(self.renew(session)).await?;
