@@ -225,8 +225,8 @@ fn is_changing(cluster: &BytebaseCluster) -> bool {
 /// image is known, or has been refused. `is_changing`: whether pods of a cluster come or go.
 async fn ready(readiness: Readiness, image_answered: CancellationToken, is_changing: bool) {
     // A leader that hands over may have evicted a pod a moment ago. What it remembered is gone with
-    // it, and a standby whose watches do not show that yet would end another one beside it. What has
-    // still to be listed is newer than that.
+    // it, and a standby whose watches do not show that yet would end another one beside it. What
+    // has still to be listed is newer than that.
     if is_changing && readiness.is_ready() {
         tokio::time::sleep(CATCH_UP).await;
     }
