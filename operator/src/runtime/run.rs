@@ -8,6 +8,7 @@ use super::slots::CONCURRENCY;
 use super::tasks::Essential;
 use super::wall_clock;
 use super::watches;
+use crate::api::BytebaseCluster;
 use crate::apply::bytebase;
 use crate::decide::Settings;
 use crate::dereference;
