@@ -82,11 +82,17 @@ pub enum Bug {
     OwnerIgnored,
     /// It is not asked where one is written that could not be seen.
     NameTakenIgnored,
+    /// A standby that takes over decides on what its watches had shown by then.
+    TakesOverAtOnce,
+    /// A status that was left to the next reconcile is written by none.
+    DueStatusForgotten,
+    /// A database is told from another by its place alone.
+    AnotherTakenForSame,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 41] = [
         Self::RefusalForgotten,
         Self::NothingStored,
         Self::IdentityForgotten,
@@ -125,6 +131,9 @@ impl Bug {
         Self::DowntimeForgotten,
         Self::OwnerIgnored,
         Self::NameTakenIgnored,
+        Self::TakesOverAtOnce,
+        Self::DueStatusForgotten,
+        Self::AnotherTakenForSame,
     ];
 
     /// The property that it breaks, by which it must be found.
@@ -138,16 +147,19 @@ impl Bug {
             | Self::DrainNotHastened
             | Self::UnlicensedSinceForgotten
             | Self::ComesBackNever
+            | Self::DueStatusForgotten
             | Self::UnderstandingForgotten => Promise::Licensed.text(),
-            Self::EvictionForgotten | Self::EndingTakenForGone | Self::ComingUpIgnored => {
-                Promise::OneDown.text()
-            }
+            Self::EvictionForgotten
+            | Self::EndingTakenForGone
+            | Self::ComingUpIgnored
+            | Self::TakesOverAtOnce => Promise::OneDown.text(),
             Self::GateShrinksToLowest | Self::UnknownServesNot => Promise::KeepsOne.text(),
             Self::NoReadingIsOutage => Promise::FirstAfterReading.text(),
             Self::OthersIgnored => Promise::FirstHasPlace.text(),
             Self::RefusalForgotten | Self::NothingStored | Self::IdentityForgotten => {
                 Promise::FirstInReach.text()
             }
+            Self::AnotherTakenForSame => Promise::Elsewhere.text(),
             Self::EvictionWithoutUid => Promise::Meant.text(),
             Self::OwnerIgnored | Self::NameTakenIgnored => Promise::Others.text(),
             Self::UnknownIsNone => Promise::NotUnderstood.text(),

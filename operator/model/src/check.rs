@@ -1,14 +1,14 @@
 //! The checker's view of the world: where it begins, what follows, what must hold.
 
-use crate::database::{Content, Database};
+use crate::database::{Content, Database, Which};
 use crate::judge::broken_by;
 use crate::owners::Whose;
 use crate::promises::{Promise, RECOVERS, RECOVERS_BUT_FOR_ONE};
 use crate::rules::{Decided, Rules};
 use crate::visit::keeps;
 use crate::world::{
-    Action, Budget, Form, Ghost, Operator, Pod, Replica, Set, Spec, Status, Strategy, Waited,
-    World, minor,
+    Action, Budget, Cluster, Form, Ghost, Operator, Pod, Replica, Set, Spec, Status, Strategy,
+    Waited, World, minor,
 };
 use bytebase_operator::api::Reason;
 use bytebase_operator::api::status::RolloutWait;
@@ -53,6 +53,8 @@ pub struct Checked {
     pub strategy: Strategy,
     /// The StatefulSet's controller sees each change late.
     pub slow: bool,
+    /// The watch of clusters lags, as all the others do.
+    pub lags: bool,
     /// Whether a world recovers, by what of it matters to that.
     pub recovered: Arc<Mutex<HashMap<u64, bool>>>,
 }
@@ -88,11 +90,27 @@ impl Checked {
                 up: true,
                 content: Content::Bytebase,
                 license: self.license,
+                // What the one allows, the other does not.
+                license_elsewhere: if self.license.is_some() {
+                    None
+                } else {
+                    Some(200)
+                },
                 other: false,
                 schema: minor(0),
                 migrates: false,
             },
-            status: Status::default(),
+            // What has run for long was read before, and seen to serve.
+            status: if self.rules.for_several && self.running {
+                Status {
+                    endpoint: true,
+                    identity: Some(Which::Own),
+                    served: Some(Which::Own),
+                    ..Status::default()
+                }
+            } else {
+                Status::default()
+            },
             operator: Operator::new(set, set, pods, false),
             tick: 0,
             most: self.replicas,
@@ -101,14 +119,22 @@ impl Checked {
             ghost: Ghost::default(),
         };
         world.operator.has_pods = world.has_pods();
+        world.operator.cluster = self.lags.then(|| Cluster {
+            shown: (world.spec, world.status.clone()),
+            written: None,
+        });
         world
     }
 
     fn reconciled(&self, world: &World) -> World {
         let mut next = world.clone();
-        let Decided { writes, due } = self.rules.reconcile(world);
-        let writes = world.made(writes);
-        next.ghost.broken = next.ghost.broken.or_else(|| broken_by(world, &writes));
+        next.hears_replicas();
+        let world = &next;
+        let known = world.as_known();
+        let Decided { writes, due } = self.rules.reconcile(&known);
+        let writes = known.made(writes);
+        let broken = world.ghost.broken.or_else(|| broken_by(&known, &writes));
+        next.ghost.broken = broken;
         next.decides(writes, due);
         next
     }
@@ -117,6 +143,7 @@ impl Checked {
     pub fn step(&self, world: &World, action: Action) -> World {
         let next = match action {
             Action::Reconcile => self.reconciled(world),
+            Action::TakeOver if self.rules.takes_over_at_once() => world.with_old_caches(),
             _ => world.after(action),
         };
         next.renumbered()
@@ -134,7 +161,7 @@ impl Checked {
     fn recovers_in(&self, order: Order, world: &World, fail: bool) -> bool {
         let mut world = world.clone();
         world.database.up = true;
-        world.database.content = Content::Bytebase;
+        world.database.becomes(Content::Bytebase);
         world.database.other = false;
         if world.set.is_some_and(|set| !set.whose.is_own()) {
             world = world.after(Action::GiveBack);
@@ -145,6 +172,7 @@ impl Checked {
             Form::Paused => world.after(Action::Pause),
         };
         for pod in &mut world.pods {
+            pod.on = Which::Own;
             // A replica that is busy stays so for good: no rollout may wait for it for ever.
             match pod.replica {
                 Replica::Failing if fail => {}
@@ -202,7 +230,7 @@ impl Checked {
     /// the schema, or a replica that does not come up.
     fn says_why(&self, mut world: World) -> bool {
         world.tick += PATIENCE;
-        let stalled = self.rules.stalled(&world);
+        let stalled = self.rules.stalled(&world.as_known());
         let mut pods = world.pods.iter();
         let fails = pods.any(|pod| pod.replica == Replica::Failing);
         if minor(world.spec.template) >= world.database.schema {
@@ -282,7 +310,8 @@ impl Model for Checked {
             MigrationEnds,
             NotOlder,
             NewServes,
-            Alone
+            Alone,
+            Elsewhere
         ];
         properties.push(Property::always(RECOVERS, |model: &Self, world| {
             model.recovers(world, false)

@@ -28,6 +28,9 @@ fn resizes(world: &World, after: Set) -> Option<Promise> {
     if is_older(world, after.template) && after.size > 0 && (changes || after.size > before) {
         return Some(Promise::NotOlder);
     }
+    if is_resized_elsewhere(world, before, after) {
+        return Some(Promise::Elsewhere);
+    }
     if goes_back_unread(world, after.template) {
         return Some(Promise::NotOlder);
     }
@@ -45,6 +48,27 @@ fn resizes(world: &World, after: Set) -> Option<Promise> {
         return Some(Promise::KeepsOne);
     }
     shrinks_blindly(world, before, after).then_some(Promise::NotUnderstood)
+}
+
+/// Whether the size changes by a reading of another database than that on which replicas were heard
+/// of last, as the next process would know as well, while none of those that run shows there.
+fn is_resized_elsewhere(world: &World, before: u8, after: Set) -> bool {
+    let Reading::Good(database, active) = &world.operator.reading else {
+        return false;
+    };
+    let on = world.ghost.known.stored.on;
+    let is_another = on.is_some_and(|on| on != database.content.which());
+    let is_up = |pod: &&Pod| {
+        matches!(
+            pod.replica,
+            Replica::Active | Replica::Frozen | Replica::Stuck
+        )
+    };
+    let mut up = world.operator.cache.1.iter().filter(is_up).peekable();
+    let is_unheard = |pod: &Pod| active.iter().all(|active| active.uid != pod.uid);
+    // Down to what is licensed there they go one after the other, before they move.
+    let shrinks = after.size > 0 && before.saturating_sub(after.size) > 1 && !gate_may_close(world);
+    is_another && up.peek().is_some() && up.all(is_unheard) && (after.size > before || shrinks)
 }
 
 /// Whether this size takes down two pods, by what the operator sees: both by itself, or one while

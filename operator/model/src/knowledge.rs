@@ -1,7 +1,7 @@
 //! What the operator has learned, by which promises are judged. Nothing here depends on what the
 //! rules chose to store.
 
-use crate::database::{Content, Reading};
+use crate::database::{Content, Reading, Which};
 
 /// The license that was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -38,6 +38,8 @@ pub struct Knowledge {
     /// The minor version that served when a decision was last made, of several the oldest, as long
     /// as the database was never read. After that the schema says more.
     pub served: Option<u32>,
+    /// Replicas were last heard of on this database, when a decision was made.
+    pub on: Option<Which>,
     /// Since which tick it has been known that no license allows several replicas.
     pub unlicensed: Option<u8>,
 }
@@ -46,7 +48,13 @@ impl Knowledge {
     /// Another reading has ended at this tick.
     pub fn learn(&mut self, reading: &Reading, tick: u8) {
         self.database |= matches!(reading, Reading::Good(..));
-        self.license = Self::of_license(reading).unwrap_or(self.license);
+        // A license binds the replicas that run on its database.
+        let is_theirs = match (reading, self.on) {
+            (Reading::Good(database, _), Some(on)) => database.content.which() == on,
+            _ => true,
+        };
+        let license = Self::of_license(reading).filter(|_| is_theirs);
+        self.license = license.unwrap_or(self.license);
         self.schema = Self::of_schema(reading, self.schema);
         self.is_at(tick);
     }
@@ -72,7 +80,7 @@ impl Knowledge {
             return before;
         };
         match database.content {
-            Content::Bytebase | Content::Pooled => Some(database.schema),
+            Content::Bytebase | Content::Another | Content::Pooled => Some(database.schema),
             // An emptied database has none.
             Content::Foreign => None,
             Content::Renamed => before,
@@ -85,11 +93,12 @@ impl Knowledge {
             return None;
         };
         match (database.content, database.license) {
-            (Content::Bytebase | Content::Pooled, Some(end)) => Some(LicenseRead::Ends(end)),
-            // Among another application's tables there is none either.
-            (Content::Bytebase | Content::Pooled, None) | (Content::Foreign, _) => {
-                Some(LicenseRead::Absent)
+            (Content::Bytebase | Content::Another | Content::Pooled, Some(end)) => {
+                Some(LicenseRead::Ends(end))
             }
+            // Among another application's tables there is none either.
+            (Content::Bytebase | Content::Another | Content::Pooled, None)
+            | (Content::Foreign, _) => Some(LicenseRead::Absent),
             (Content::Renamed, _) => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Checks the operator's rules in every state of a small world, at random far beyond that, and
 //! that faults which are planted in them are found; and the same for the drain hook's, in a world
-//! of its own: [`drains`]. `operator-model [quick] [drains | sharing | upgrades | walk]` runs a
-//! part.
+//! of its own: [`drains`]. `operator-model [quick] [drains | sharing | stale | upgrades | walk]`
+//! runs a part.
 
 #![allow(
     clippy::print_stdout,
@@ -36,6 +36,8 @@ fn main() -> ExitCode {
         sharing::run(quick).map(drop)
     } else if says("upgrades") {
         profiles::run_upgrades(quick)
+    } else if says("stale") {
+        profiles::run_stale(quick)
     } else if says("walk") {
         profiles::walk(quick)
     } else {

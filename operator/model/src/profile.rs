@@ -4,6 +4,10 @@ use crate::bugs::Bug;
 use crate::world::{Budget, Strategy};
 
 /// One run.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a way of its own in which the worlds differ"
+)]
 pub struct Profile {
     pub name: &'static str,
     pub license: Option<u8>,
@@ -12,6 +16,10 @@ pub struct Profile {
     pub strategy: Strategy,
     /// The StatefulSet's controller sees each change late.
     pub slow: bool,
+    /// The watch of clusters lags, as all the others do.
+    pub lags: bool,
+    /// The endpoint may lead to another database.
+    pub several: bool,
     pub budget: Budget,
     /// Bugs that this run must find.
     pub finds: &'static [Bug],
@@ -27,6 +35,8 @@ impl Default for Profile {
             running: true,
             strategy: Strategy::Rolling,
             slow: false,
+            lags: false,
+            several: false,
             budget: Budget::default(),
             finds: &[],
         }

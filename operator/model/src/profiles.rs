@@ -25,6 +25,8 @@ fn profiles(quick: bool) -> Vec<Profile> {
     profiles.extend(license_beside_trouble(more));
     profiles.extend(rollout(more));
     profiles.extend(others(more));
+    profiles.extend(stale(more));
+    profiles.extend(another(more));
     profiles.extend(upgrades::profiles(more));
     profiles
 }
@@ -38,7 +40,7 @@ fn first_replica(more: u8) -> Vec<Profile> {
             running: false,
             budget: Budget {
                 crashes: 1 + more,
-                outages: 1 + more,
+                outages: 1,
                 swaps: 1 + more,
                 ..none
             },
@@ -215,6 +217,7 @@ fn license_beside_trouble(more: u8) -> Vec<Profile> {
                 Bug::DrainNotHastened,
                 Bug::DrainHastenedAtOnce,
                 Bug::UnlicensedSinceForgotten,
+                Bug::DueStatusForgotten,
             ],
             ..Profile::default()
         },
@@ -236,14 +239,13 @@ fn rollout(more: u8) -> Vec<Profile> {
             ..Profile::default()
         },
         Profile {
-            name: "rollout of two: frozen replica, outage, death, a user deletes a pod",
+            name: "rollout of two: frozen replica, outage, death",
             replicas: 2,
             budget: Budget {
                 edits: 1,
                 freezes: 1,
                 crashes: more,
                 outages: 1,
-                deletions: more,
                 ..none
             },
             ..Profile::default()
@@ -337,6 +339,85 @@ fn others(more: u8) -> Vec<Profile> {
     ]
 }
 
+fn stale(more: u8) -> Vec<Profile> {
+    let none = Budget::default();
+    vec![
+        Profile {
+            name: "stale cluster: license taken away, outage, a standby takes over",
+            replicas: 2,
+            lags: true,
+            budget: Budget {
+                renewals: 1,
+                outages: 1,
+                handovers: 1,
+                ticks: 1,
+                ..none
+            },
+            ..Profile::default()
+        },
+        Profile {
+            name: "stale cluster: rollout, scaling, a standby takes over",
+            replicas: 2 + more,
+            lags: true,
+            budget: Budget {
+                edits: 1,
+                scales: 1,
+                handovers: 1,
+                ..none
+            },
+            finds: &[Bug::TakesOverAtOnce],
+            ..Profile::default()
+        },
+        Profile {
+            name: "stale cluster: first replica, outage, another application's tables, a standby takes over",
+            replicas: 1,
+            running: false,
+            lags: true,
+            budget: Budget {
+                outages: 1,
+                swaps: 1,
+                pauses: more,
+                handovers: 1,
+                ..none
+            },
+            ..Profile::default()
+        },
+    ]
+}
+
+fn another(more: u8) -> Vec<Profile> {
+    let none = Budget::default();
+    vec![
+        Profile {
+            name: "another Bytebase's database in its place: without a license, death",
+            several: true,
+            budget: Budget {
+                exchanges: 1,
+                crashes: 1,
+                outages: more,
+                deletions: more,
+                ..none
+            },
+            finds: &[Bug::AnotherTakenForSame],
+            ..Profile::default()
+        },
+        Profile {
+            name: "another Bytebase's database in its place: with a license, death",
+            license: None,
+            replicas: 2,
+            several: true,
+            budget: Budget {
+                exchanges: 1,
+                crashes: 1,
+                outages: more,
+                freezes: more,
+                ..none
+            },
+            ..Profile::default()
+        },
+    ]
+}
+
 /// Everything at once, for walks at random.
 fn wild() -> Budget {
     Budget {
@@ -394,16 +475,27 @@ pub fn run(quick: bool) -> Result<()> {
 
 /// The same for upgrades alone.
 pub fn run_upgrades(quick: bool) -> Result<()> {
+    run_part("upgrades", quick, upgrades::profiles)
+}
+
+/// The same for what a standby knows that takes over, and for another database, alone.
+pub fn run_stale(quick: bool) -> Result<()> {
+    run_part("stale", quick, |more| {
+        stale(more).into_iter().chain(another(more)).collect()
+    })
+}
+
+fn run_part(name: &str, quick: bool, profiles: impl Fn(u8) -> Vec<Profile>) -> Result<()> {
     let begun = Instant::now();
-    let states = visit(&upgrades::profiles(u8::from(!quick)))?;
-    let homes = upgrades::profiles(0);
+    let states = visit(&profiles(u8::from(!quick)))?;
+    let homes = profiles(0);
     let bugs = homes
         .iter()
         .flat_map(|profile| profile.finds.iter().copied());
     let bugs: Vec<_> = bugs.collect();
     plant(&bugs, &homes)?;
     println!(
-        "model: upgrades: {states} states visited, {0} of {0} planted bugs found, {1:.0} s",
+        "model: {name}: {states} states visited, {0} of {0} planted bugs found, {1:.0} s",
         bugs.len(),
         begun.elapsed().as_secs_f32()
     );
@@ -428,14 +520,21 @@ fn visit(profiles: &[Profile]) -> Result<usize> {
 }
 
 fn checked(profile: &Profile, bug: Option<Bug>) -> Result<Checked> {
+    let rules = Rules::new(bug)?;
+    let rules = if profile.several {
+        rules.for_several()
+    } else {
+        rules
+    };
     Ok(Checked {
-        rules: Arc::new(Rules::new(bug)?),
+        rules: Arc::new(rules),
         budget: profile.budget,
         license: profile.license,
         replicas: profile.replicas,
         running: profile.running,
         strategy: profile.strategy,
         slow: profile.slow,
+        lags: profile.lags,
         recovered: Arc::default(),
     })
 }
@@ -467,6 +566,7 @@ pub fn walk(quick: bool) -> Result<()> {
                 Strategy::Maintenance
             },
             slow: seed % 3 == 0,
+            lags: seed % 5 == 0,
             recovered: Arc::clone(&recovered),
         };
         let checker = model

@@ -38,6 +38,8 @@ pub enum Promise {
     NewServes,
     /// A rollout with downtime is one.
     Alone,
+    /// What is read of another database is no matter of theirs.
+    Elsewhere,
 }
 
 impl Promise {
@@ -79,6 +81,9 @@ impl Promise {
             }
             Self::NewServes => {
                 "a rollout ends no pod that serves while another one on the new template does not"
+            }
+            Self::Elsewhere => {
+                "as long as replicas run that were heard of on one database, and a reading of another one shows none of them, the operator has no more start beside them, and ends no two of them together"
             }
             Self::Alone => {
                 "with strategy Maintenance no replica starts beside one of another template, and the one that migrates the schema is alone"

@@ -2,7 +2,7 @@
 //! and its plan becomes writes. Bugs can be planted in between.
 
 use crate::bugs::Bug;
-use crate::database::{Active, Content, Database, Reading};
+use crate::database::{Active, Content, Database, Reading, Which};
 use crate::knowledge::LicenseRead;
 use crate::owners::{NAME, UID, Whose};
 use crate::world::{
@@ -44,8 +44,8 @@ pub struct Rules {
     specs: HashMap<Spec, Validation>,
     templates: Vec<Template>,
     bug: Option<Bug>,
-    /// Another cluster may be on the database.
-    for_several: bool,
+    /// There may be several databases, or another cluster on the one.
+    pub for_several: bool,
     /// Decisions by all that they rest on: most states differ in something else.
     decided: Mutex<HashMap<Ground, Decided>>,
 }
@@ -60,6 +60,10 @@ pub struct Decided {
 }
 
 /// All that a decision rests on, and what its writes are held against.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a thing of its own that the operator knows"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Ground {
     spec: Spec,
@@ -73,6 +77,7 @@ struct Ground {
     shared: bool,
     evicted: Option<u8>,
     succeeds: bool,
+    status_due: bool,
     status: Status,
     tick: u8,
 }
@@ -142,6 +147,28 @@ fn specs() -> Vec<Spec> {
         }
     }
     specs
+}
+
+/// The other database.
+fn another() -> DatabaseIdentity {
+    DatabaseIdentity::new("another", "0")
+}
+
+/// What tells a database from every other.
+fn told_apart(which: Which) -> String {
+    match which {
+        Which::Own => identity(0).database,
+        Which::Another => another().database,
+    }
+}
+
+/// The database of which this is the identity.
+fn which(identity: &str) -> Which {
+    if identity == told_apart(Which::Another) {
+        Which::Another
+    } else {
+        Which::Own
+    }
 }
 
 /// The one database, on its server that has started so often.
@@ -216,7 +243,7 @@ impl Rules {
         })
     }
 
-    /// The same where another cluster may be on the database.
+    /// The same where there may be several databases, or another cluster on the one.
     #[must_use]
     pub fn for_several(self) -> Self {
         Self {
@@ -227,6 +254,11 @@ impl Rules {
 
     fn has(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
+    }
+
+    /// A planted bug has a standby that takes over decide on what its watches had shown by then.
+    pub fn takes_over_at_once(&self) -> bool {
+        self.has(Bug::TakesOverAtOnce)
     }
 
     /// What a reconcile decides in this world.
@@ -243,6 +275,7 @@ impl Rules {
             shared: world.operator.shared,
             evicted: world.operator.evicted,
             succeeds: world.operator.succeeds,
+            status_due: world.operator.status_due && self.has(Bug::DueStatusForgotten),
             status: world.status.clone(),
             tick: world.tick,
         };
@@ -329,11 +362,12 @@ impl Rules {
             }));
         }
         writes.extend(self.let_go(world, plan).into_iter().map(Write::LetGo));
-        if !plan.unsettled {
+        let is_forgotten = self.has(Bug::DueStatusForgotten) && world.operator.status_due;
+        if !plan.unsettled && !is_forgotten {
             let mut status = status(plan, &world.status, world.tick);
-            status.served &= self.for_several;
+            status.served = status.served.filter(|_| self.for_several);
             if self.has(Bug::NothingStored) {
-                (status.identity, status.refusal) = (false, None);
+                (status.identity, status.refusal) = (None, None);
             }
             if status != world.status {
                 writes.push(Write::Status(status));
@@ -599,7 +633,7 @@ impl Rules {
             not_owned: None,
             transaction_pooler: Some(database.content == Content::Pooled),
             has_version_1_certificate: false,
-            identity: identity(0),
+            identity: self.told(database.content),
             server_uptime: Duration::from_hours(1),
             writable_for: Duration::from_hours(1),
             server_clock: None,
@@ -634,6 +668,14 @@ impl Rules {
         }
     }
 
+    /// The identity of a database with this content.
+    fn told(&self, content: Content) -> DatabaseIdentity {
+        match content.which() {
+            Which::Another if !self.has(Bug::AnotherTakenForSame) => another(),
+            Which::Own | Which::Another => identity(0),
+        }
+    }
+
     /// The license as the process last understood it.
     fn understood(&self, license: LicenseRead) -> Fact<StoredLicense> {
         match license {
@@ -647,9 +689,9 @@ impl Rules {
     /// What the operator reads back from a status.
     pub fn remembered(&self, status: &Status) -> Remembered {
         let forgets = self.has(Bug::IdentityForgotten) || self.has(Bug::RefusalForgotten);
-        let identity = status.identity && !forgets;
+        let identity = status.identity.filter(|_| !forgets);
         let endpoint = status.endpoint && !self.has(Bug::RefusalForgotten);
-        let served_on = status.served.then(|| self::identity(0).database);
+        let served_on = status.served.map(told_apart);
         if status.elsewhere {
             // Only of a cluster that is stopped.
             return Remembered {
@@ -661,10 +703,11 @@ impl Rules {
             served_on: served_on.clone(),
             database: Some(DatabaseStatus {
                 endpoint: endpoint.then(|| ENDPOINT.to_owned()),
-                identity: identity.then(|| self::identity(0).database),
+                identity: identity.map(told_apart),
                 served_on,
                 // In this world a database that was never read has been tried for long enough.
-                unread_since: (!identity).then(|| Time(at(0) - SignedDuration::from_hours(1))),
+                unread_since: ((status.endpoint || self.for_several) && identity.is_none())
+                    .then(|| Time(at(0) - SignedDuration::from_hours(1))),
                 ..DatabaseStatus::default()
             }),
             login: None,
@@ -769,8 +812,8 @@ fn status(plan: &Plan, before: &Status, tick: u8) -> Status {
     let schema = minor_of(plan.report.schema_version.as_deref());
     Status {
         endpoint: database.is_some_and(|database| database.endpoint.is_some()),
-        identity: database.is_some_and(|database| database.identity.is_some()),
-        served: database.is_some_and(|database| database.served_on.is_some()),
+        identity: database.and_then(|database| database.identity.as_deref().map(which)),
+        served: database.and_then(|database| database.served_on.as_deref().map(which)),
         elsewhere: false,
         refusal: refused(plan, ConditionType::DatabaseReady),
         unlicensed: refused(plan, ConditionType::HaLicensed).map(|(reason, _)| reason),

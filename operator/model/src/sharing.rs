@@ -8,7 +8,7 @@
 
 use crate::bugs;
 use crate::check::{Checked, fingerprint};
-use crate::database::Reading;
+use crate::database::{Reading, Which};
 use crate::knowledge::LicenseRead;
 use crate::rules::{ENDPOINT, Rules, identity};
 use crate::visit;
@@ -133,8 +133,8 @@ impl Noted {
         Self {
             learned: status.endpoint.then_some(Learned {
                 renamed: renamed != status.elsewhere,
-                identity: status.identity,
-                served: status.served,
+                identity: status.identity.is_some(),
+                served: status.served.is_some(),
             }),
             ..Self::default()
         }
@@ -317,6 +317,7 @@ impl Sharing {
             running: profile.running && is_subject,
             strategy: Strategy::Rolling,
             slow: false,
+            lags: false,
             recovered: Arc::default(),
         }
     }
@@ -345,6 +346,10 @@ impl Sharing {
         cluster.operator.shared = shared;
         let before = cluster.operator.pending.clone();
         *cluster = self.of(index).step(cluster, Action::Reconcile);
+        // Here the status is always written together with the StatefulSet: each state of one cluster
+        // counts for every state of the other. The model of one has it wait for the next reconcile.
+        let mut writes = cluster.operator.pending.iter();
+        cluster.operator.status_due = writes.any(|write| matches!(write, Write::Set(_)));
         let after = &next.clusters[index];
         let starts = before != after.operator.pending && starts(after);
         next.broken |= starts && next.is_known_to_be_of(1 - index);
@@ -353,7 +358,7 @@ impl Sharing {
 
     /// Whether it is read back from the status that the cluster has served.
     fn remembers_serving(&self, status: &Status) -> bool {
-        status.served
+        status.served.is_some()
             && match self.bug {
                 Some(Bug::ServingForgotten) => false,
                 Some(Bug::ServingBoundToName) => !status.elsewhere,
@@ -546,7 +551,7 @@ impl Pair {
         steps.extend((self.outages > 0 || !is_up).then_some(Step::Outage));
         steps.extend((self.restarts > 0 && is_up).then_some(Step::Restart));
         for (index, cluster) in self.clusters.iter().enumerate() {
-            let may = self.renamings > 0 && is_stopped(cluster) && cluster.status.served;
+            let may = self.renamings > 0 && is_stopped(cluster) && cluster.status.served.is_some();
             steps.extend((may && has_ended(cluster)).then_some(Step::Rename(index)));
         }
         steps
@@ -588,7 +593,7 @@ impl Pair {
         let world = &self.clusters[index];
         let theirs = &self.clusters[1 - index];
         if world.status.served != theirs.status.served {
-            return world.status.served;
+            return world.status.served.is_some();
         }
         let stopped = is_stopped(world);
         index == 0 && self.noted[index].knows_identity() && !stopped
@@ -597,7 +602,10 @@ impl Pair {
     /// Whether the database is to be served: by the one cluster that has served there, or by any.
     fn is_wanted(&self) -> bool {
         let wants = |world: &&World| world.spec.replicas > 0;
-        let served = self.clusters.iter().filter(|world| world.status.served);
+        let served = self
+            .clusters
+            .iter()
+            .filter(|world| world.status.served.is_some());
         match served.collect::<Vec<_>>()[..] {
             [only] => wants(&only),
             _ => self.clusters.iter().any(|world| wants(&world)),
@@ -702,7 +710,8 @@ impl Model for Sharing {
             subject, running, ..
         } = *self.profile;
         let status = &mut clusters[subject].status;
-        (status.endpoint, status.identity, status.served) = (running, running, running);
+        let known = running.then_some(Which::Own);
+        (status.endpoint, status.identity, status.served) = (running, known, known);
         let mut pair = Pair {
             start: 0,
             read: [None; 2],

@@ -4,13 +4,14 @@
 //! A tick is a minute. Time passes only while no one has anything left to do, so what a rule
 //! promises within a minute must hold at the next tick. Everything else may happen in any order.
 
-use crate::database::{Active, Content, Database, Reading};
+use crate::database::{Active, Content, Database, Reading, Which};
 use crate::knowledge::{Knowledge, Known, LicenseRead};
 use crate::owners::Whose;
 use crate::promises::Promise;
 use bytebase_operator::api::Reason;
 use bytebase_operator::api::status::RolloutWait;
 use bytebase_operator::contract::version::Version;
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
@@ -89,6 +90,8 @@ pub struct Pod {
     pub ending: Option<u8>,
     /// Its drain is cut short.
     pub hurried: bool,
+    /// Its replica runs on this database. Only that one says so.
+    pub on: Which,
 }
 
 impl Pod {
@@ -102,6 +105,7 @@ impl Pod {
             busy: false,
             ending: None,
             hurried: false,
+            on: Which::Own,
         }
     }
 
@@ -129,18 +133,15 @@ impl Pod {
 }
 
 /// What the status holds that a later decision may rest on.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a field of its own in the status"
-)]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Status {
     /// The endpoint is known.
     pub endpoint: bool,
-    /// The database has been read.
-    pub identity: bool,
-    /// A replica has been seen to serve there; only where another cluster may be on the database.
-    pub served: bool,
+    /// This database has been read.
+    pub identity: Option<Which>,
+    /// A replica has last been seen to serve on this one; only where there may be several, or
+    /// another cluster on it.
+    pub served: Option<Which>,
     /// The endpoint is not the one that the spec names by now, which leads to the same database.
     pub elsewhere: bool,
     /// It was refused.
@@ -237,6 +238,19 @@ pub struct Operator {
     pub due: Option<u8>,
     /// Another process was there before it.
     pub succeeds: bool,
+    /// The last reconcile wrote the StatefulSet and left the status to the next one.
+    pub status_due: bool,
+    /// The cluster as its watch last showed it; `None`: as it is stored.
+    pub cluster: Option<Cluster>,
+}
+
+/// A cluster, as a watch that lags shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Cluster {
+    /// What the user wanted, and the status of then.
+    pub shown: (Spec, Status),
+    /// The status that this process has written since then.
+    pub written: Option<Status>,
 }
 
 impl Operator {
@@ -257,6 +271,8 @@ impl Operator {
             settled: false,
             due: None,
             succeeds,
+            status_due: false,
+            cluster: None,
         }
     }
 }
@@ -299,10 +315,14 @@ pub enum Form {
 pub struct Budget {
     /// The operator dies.
     pub crashes: u8,
+    /// It ends after its last write, and one that has watched all the time takes over.
+    pub handovers: u8,
     /// The database goes away.
     pub outages: u8,
     /// The database is swapped for another application's, and back.
     pub swaps: u8,
+    /// It is swapped for another Bytebase's, and back.
+    pub exchanges: u8,
     /// The tables of the database change their form, and back.
     pub renames: u8,
     /// A pooler in transaction mode is put before the database, and taken away.
@@ -402,6 +422,10 @@ pub enum Action {
     Write,
     /// It dies, and another process starts.
     Crash,
+    /// It ends after its last write, and one that has watched all the time takes over.
+    TakeOver,
+    /// The watch of clusters catches up.
+    SyncCluster,
     /// The StatefulSet's controller makes this pod.
     Make(u8),
     /// It deletes this pod, which is surplus.
@@ -521,7 +545,9 @@ impl World {
             uid: pod.uid,
             busy: pod.busy,
         };
-        self.pods.iter().filter(sends).map(active).collect()
+        let on = self.database.content.which();
+        let pods = self.pods.iter().filter(|pod| pod.on == on);
+        pods.filter(sends).map(active).collect()
     }
 
     /// The pods as a watch shows them.
@@ -529,6 +555,7 @@ impl World {
         let shown = |pod: &Pod| Pod {
             busy: false,
             hurried: false,
+            on: Which::Own,
             replica: match pod.replica {
                 Replica::Migrating => Replica::Starting,
                 replica => replica,
@@ -603,6 +630,9 @@ impl World {
         if operator.reading != self.reading() {
             actions.push(Action::Probe);
         }
+        if self.cluster_lags() {
+            actions.push(Action::SyncCluster);
+        }
         if !operator.pending.is_empty() {
             actions.push(Action::Write);
         } else if !operator.settled {
@@ -646,6 +676,9 @@ impl World {
             }
         };
         may(budget.crashes, Action::Crash);
+        if self.operator.pending.is_empty() {
+            may(budget.handovers, Action::TakeOver);
+        }
         if self.database.up {
             may(budget.outages, Action::Outage);
         } else {
@@ -654,10 +687,11 @@ impl World {
         match self.database.content {
             Content::Bytebase => {
                 may(budget.swaps, Action::Swap(Content::Foreign));
+                may(budget.exchanges, Action::Swap(Content::Another));
                 may(budget.renames, Action::Swap(Content::Renamed));
                 may(budget.poolers, Action::Swap(Content::Pooled));
             }
-            Content::Foreign | Content::Renamed | Content::Pooled => {
+            Content::Foreign | Content::Another | Content::Renamed | Content::Pooled => {
                 may(1, Action::Swap(Content::Bytebase));
             }
         }
@@ -783,13 +817,13 @@ impl World {
             Action::Write => world.write(),
             Action::Crash => {
                 world.budget.crashes -= 1;
-                let (set, acted_on, shown) = (world.set, world.acted_on, world.shown());
-                world.operator = Operator {
-                    has_pods: world.has_pods(),
-                    ..Operator::new(set, acted_on, shown, true)
-                };
-                world.ghost.known.dies();
+                world.is_succeeded();
             }
+            Action::TakeOver => {
+                world.budget.handovers -= 1;
+                world.is_succeeded();
+            }
+            Action::SyncCluster => world.cluster_is_shown(),
             Action::Make(ordinal) => world.make(ordinal),
             Action::Remove(ordinal) => {
                 let tick = world.tick;
@@ -811,6 +845,10 @@ impl World {
             Action::Start(ordinal) => {
                 world.ghost.evicted.retain(|evicted| *evicted != ordinal);
                 world.becomes(ordinal, Replica::Active);
+                let on = world.database.content.which();
+                if let Some(pod) = world.pod(ordinal) {
+                    pod.on = on;
+                }
             }
             Action::End(ordinal) | Action::Expire(ordinal) => {
                 world.pods.retain(|pod| pod.ordinal != ordinal);
@@ -864,11 +902,12 @@ impl World {
             Action::Swap(content) => {
                 match content {
                     Content::Foreign => budget.swaps -= 1,
+                    Content::Another => budget.exchanges -= 1,
                     Content::Renamed => budget.renames -= 1,
                     Content::Pooled => budget.poolers -= 1,
                     Content::Bytebase => {}
                 }
-                self.database.content = content;
+                self.database.becomes(content);
             }
             Action::Other => {
                 if !self.database.other {
@@ -943,7 +982,81 @@ impl World {
             }
             _ => return,
         }
-        self.operator.settled = false;
+        // A watch that lags wakes it later.
+        self.operator.settled &= self.operator.cluster.is_some();
+    }
+
+    /// The watch of clusters has not shown yet what is stored.
+    fn cluster_lags(&self) -> bool {
+        let cluster = self.operator.cluster.as_ref();
+        cluster
+            .is_some_and(|Cluster { shown, .. }| (&shown.0, &shown.1) != (&self.spec, &self.status))
+    }
+
+    /// It does.
+    fn cluster_is_shown(&mut self) {
+        let Some(cluster) = &mut self.operator.cluster else {
+            return;
+        };
+        // Its own write wakes no one.
+        let is_echo =
+            cluster.shown.0 == self.spec && cluster.written.as_ref() == Some(&self.status);
+        *cluster = Cluster {
+            shown: (self.spec, self.status.clone()),
+            written: None,
+        };
+        self.operator.settled &= is_echo;
+    }
+
+    /// Another process begins to decide, when its watches have shown what was written before.
+    fn is_succeeded(&mut self) {
+        let lags = self.operator.cluster.is_some();
+        self.operator = Operator {
+            has_pods: self.has_pods(),
+            cluster: lags.then(|| Cluster {
+                shown: (self.spec, self.status.clone()),
+                written: None,
+            }),
+            ..Operator::new(self.set, self.acted_on, self.shown(), true)
+        };
+        self.ghost.known.dies();
+    }
+
+    /// The world after another process has taken over that decides on what its watches had shown by
+    /// then; never so but for a bug.
+    pub fn with_old_caches(&self) -> Self {
+        let mut world = self.clone();
+        world.budget.handovers -= 1;
+        let before = &self.operator;
+        let (set, pods) = before.cache.clone();
+        let cluster = before.cluster.clone().map(|cluster| Cluster {
+            written: None,
+            ..cluster
+        });
+        world.operator = Operator {
+            has_pods: before.has_pods,
+            cluster,
+            ..Operator::new(set, before.acted_on, pods, true)
+        };
+        world.ghost.known.dies();
+        world
+    }
+
+    /// The world in which the spec and the status are what the operator knows of them.
+    pub fn as_known(&self) -> Cow<'_, Self> {
+        let Some(Cluster { shown, written, .. }) = &self.operator.cluster else {
+            return Cow::Borrowed(self);
+        };
+        let (spec, status) = shown;
+        let status = written.as_ref().unwrap_or(status);
+        if (spec, status) == (&self.spec, &self.status) {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(Self {
+            spec: *spec,
+            status: status.clone(),
+            ..self.clone()
+        })
     }
 
     /// Another party has a StatefulSet of the cluster's name.
@@ -1061,9 +1174,12 @@ impl World {
                 if !self.slow {
                     self.acted_on = self.set;
                 }
+                self.leaves_status();
             }
             // No pod may come back from a template that does not stand.
             Write::Set(_) => {
+                // Nothing was applied, so this reconcile is the one that reports.
+                self.operator.status_due = false;
                 let stays = |write: &Write| !matches!(write, Write::Evict(_));
                 self.operator.pending.retain(stays);
             }
@@ -1075,12 +1191,31 @@ impl World {
                     pod.hurried = true;
                 }
             }
-            Write::Status(status) => self.status = status,
+            Write::Status(status) => {
+                self.status = status;
+                if let Some(cluster) = &mut self.operator.cluster {
+                    cluster.written = Some(self.status.clone());
+                }
+            }
         }
-        if self.operator.pending.is_empty() {
+        if self.operator.pending.is_empty() && !self.operator.status_due {
             self.ghost.known.wrote_all();
         }
         self.operator.settled = false;
+    }
+
+    /// The StatefulSet has just been written, so what was decided rests on an older one: the next
+    /// reconcile writes the status. Only once, and not where the schema is gone: a replica that
+    /// starts there would hide that.
+    fn leaves_status(&mut self) {
+        let had = self.as_known().status.schema.is_some();
+        let pending = &mut self.operator.pending;
+        let empties = |write: &Write| matches!(write, Write::Status(status) if had && status.schema.is_none());
+        let leaves = !self.operator.status_due && !pending.iter().any(empties);
+        if leaves {
+            pending.retain(|write| !matches!(write, Write::Status(_)));
+        }
+        self.operator.status_due = leaves;
     }
 
     /// Those of the decided writes that are made. The operator waits for the echo of what it wrote
@@ -1111,6 +1246,39 @@ impl World {
         serve.map(|pod| minor(pod.template)).min()
     }
 
+    /// A reconcile begins, which sees whether replicas are heard of.
+    pub fn hears_replicas(&mut self) {
+        // Where there is only one database, nothing rests on that.
+        let is_one = self.budget.exchanges == 0 && self.database.content != Content::Another;
+        if is_one && self.ghost.known.process.on.is_none() {
+            return;
+        }
+        let Some(on) = self.is_heard_on() else {
+            return;
+        };
+        let known = &mut self.ghost.known.process;
+        if known.on.replace(on) != Some(on) {
+            known.learn(&self.operator.reading, self.tick);
+        }
+    }
+
+    /// The database that shows a heartbeat of one of the replicas that are seen.
+    fn is_heard_on(&self) -> Option<Which> {
+        let Reading::Good(database, active) = &self.operator.reading else {
+            return None;
+        };
+        let (_, pods) = &self.operator.cache;
+        let is_heard = |pod: &Pod| active.iter().any(|active| active.uid == pod.uid);
+        let has_id = |pod: &&Pod| {
+            matches!(
+                pod.replica,
+                Replica::Active | Replica::Frozen | Replica::Stuck
+            )
+        };
+        let mut known = pods.iter().filter(has_id);
+        known.any(is_heard).then(|| database.content.which())
+    }
+
     /// A reconcile has decided on these writes.
     pub fn decides(&mut self, writes: Vec<Write>, due: Option<u8>) {
         // Before the first reading it writes no status.
@@ -1125,6 +1293,7 @@ impl World {
         self.operator.settled = writes.is_empty();
         self.operator.due = due;
         let writes_set = writes.iter().any(|write| matches!(write, Write::Set(_)));
+        self.operator.status_due &= writes_set;
         self.operator.decided_on = self.operator.cache.0.filter(|_| writes_set);
         self.operator.pending = writes;
     }
