@@ -346,8 +346,9 @@ impl Sharing {
         cluster.operator.shared = shared;
         let before = cluster.operator.pending.clone();
         *cluster = self.of(index).step(cluster, Action::Reconcile);
-        // Here the status is always written together with the StatefulSet: each state of one cluster
-        // counts for every state of the other. The model of one has it wait for the next reconcile.
+        // Here the status is always written together with the StatefulSet: each state of one
+        // cluster counts for every state of the other. The model of one has it wait for the next
+        // reconcile.
         let mut writes = cluster.operator.pending.iter();
         cluster.operator.status_due = writes.any(|write| matches!(write, Write::Set(_)));
         let after = &next.clusters[index];
