@@ -633,7 +633,7 @@ impl Rules {
             not_owned: None,
             transaction_pooler: Some(database.content == Content::Pooled),
             has_version_1_certificate: false,
-            identity: self.told(database.content),
+            identity: self.identity_of(database.content),
             server_uptime: Duration::from_hours(1),
             writable_for: Duration::from_hours(1),
             server_clock: None,
@@ -669,7 +669,7 @@ impl Rules {
     }
 
     /// The identity of a database with this content.
-    fn told(&self, content: Content) -> DatabaseIdentity {
+    fn identity_of(&self, content: Content) -> DatabaseIdentity {
         match content.which() {
             Which::Another if !self.has(Bug::AnotherTakenForSame) => another(),
             Which::Own | Which::Another => identity(0),

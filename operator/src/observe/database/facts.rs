@@ -263,6 +263,8 @@ pub(super) fn shape_of(
     login: &WhoseLogin,
 ) -> Result<Shape, ProbeFailure> {
     let role = place.role();
+    let denied =
+        |class, text: &str| Err(place.failure(class, FailureReason::PermissionDenied, text));
     if catalog.schema.is_none() && *login != WhoseLogin::Bytebase {
         let text = match &catalog.missing_schema {
             Some(schema) => format!(
@@ -272,41 +274,29 @@ pub(super) fn shape_of(
                 "role \"{role}\" may use no schema of its search_path; GRANT USAGE ON SCHEMA to it, or set search_path"
             ),
         };
-        return Err(place.failure(
-            FailureClass::Unknown,
-            FailureReason::PermissionDenied,
-            &text,
-        ));
+        return denied(FailureClass::Unknown, &text);
     }
     if let Some(unseen) = &catalog.unseen {
         let text = format!(
             "role \"{role}\" may not use the schema \"{unseen}\", in which Bytebase's role looks for its tables; GRANT USAGE ON SCHEMA \"{unseen}\" TO \"{role}\""
         );
-        return Err(place.failure(
-            FailureClass::Unknown,
-            FailureReason::PermissionDenied,
-            &text,
-        ));
+        return denied(FailureClass::Unknown, &text);
     }
     // `principal` is not ours to judge by: without it these tables belong to another application.
     if catalog.principal.is_none() {
         return Ok(Shape::default());
     }
-    let denied: Vec<&str> = catalog
+    let unreadable: Vec<&str> = catalog
         .tables_seen()
         .filter(|t| !t.readable)
         .map(|t| t.name.as_str())
         .collect();
-    if !denied.is_empty() {
-        let denied = denied.join(", ");
+    if !unreadable.is_empty() {
+        let tables = unreadable.join(", ");
         let text = format!(
-            "role \"{role}\" may not read {denied}; GRANT SELECT ON {denied} TO \"{role}\", or make it the owner"
+            "role \"{role}\" may not read {tables}; GRANT SELECT ON {tables} TO \"{role}\", or make it the owner"
         );
-        return Err(place.failure(
-            FailureClass::Definite,
-            FailureReason::PermissionDenied,
-            &text,
-        ));
+        return denied(FailureClass::Definite, &text);
     }
     Ok(catalog.shape())
 }
