@@ -19,7 +19,7 @@ pub use outcome::Outcome;
 use crate::api::{BytebaseCluster, Reason};
 use crate::decide::plan::Size;
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan, Wanted};
-use crate::decide::step::Eviction;
+use crate::decide::rollout::step::Eviction;
 use crate::desired::DesiredObject;
 use crate::desired::ownership::Owner;
 use crate::kubernetes::Kind;

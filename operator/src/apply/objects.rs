@@ -3,7 +3,7 @@
 use super::error::{Ending, is_of_a_webhook};
 use super::{ApplyFailure, FIELD_MANAGER, FailureKind};
 use crate::decide::plan::Size;
-use crate::decide::step::Eviction;
+use crate::decide::rollout::step::Eviction;
 use crate::desired::DesiredObject;
 use crate::desired::ownership::{HASH_ANNOTATION, Owner};
 use crate::kubernetes::Kind;

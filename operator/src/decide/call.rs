@@ -1,8 +1,8 @@
 //! The next call to Bytebase's own API.
 
 use super::health::Health;
-use super::license::LicenseVerdict;
 use super::plan::{BytebaseCall, BytebaseRequest, Wanted};
+use crate::decide::size::license::LicenseVerdict;
 use crate::desired;
 use crate::observation::{Observation, StoredLicense};
 use crate::validate::ValidCluster;

@@ -2,17 +2,17 @@
 
 use super::database::{Allows, DatabaseVerdict};
 use super::health::{Health, Replica, lasting_refusal};
-use super::license::{self, LicenseVerdict};
-use super::maintenance::Stage;
 use super::plan::ConditionDraft;
-use super::replicas::Target;
 use super::rollout::Rollout;
-use super::scale::{self, Haste};
-use super::step::{self, Step, Wait, describe, way_back, why_unending};
 use super::verdict::{Verdict, no, unknown, yes};
 use crate::api::spec::Enforcement;
 use crate::api::status::{ChangedLogin, HeartbeatState, Phase};
 use crate::api::{ConditionType, Reason};
+use crate::decide::rollout::maintenance::Stage;
+use crate::decide::rollout::step::{self, Step, Wait, describe, way_back, why_unending};
+use crate::decide::size::license::{self, LicenseVerdict};
+use crate::decide::size::replicas::Target;
+use crate::decide::size::scale::{self, Haste};
 use crate::desired;
 use crate::kubernetes::Kind;
 use crate::observation::{DatabaseView, Observation, PodTrouble, RouteView, ServiceWay};

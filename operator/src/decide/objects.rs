@@ -1,16 +1,17 @@
 //! Which objects should stand.
 
+use super::Settings;
 use super::conditions::Findings;
-use super::license::{self, LicenseVerdict};
-use super::maintenance::Stage;
+use super::guard;
 use super::plan::Size;
 use super::rollout::Rollout;
-use super::scale::{self, Haste};
-use super::step::Step;
-use super::{Settings, guard};
 use crate::api::Reason;
 use crate::api::spec::Enforcement;
 use crate::contract::external_url::ExternalUrl;
+use crate::decide::rollout::maintenance::Stage;
+use crate::decide::rollout::step::Step;
+use crate::decide::size::license::{self, LicenseVerdict};
+use crate::decide::size::scale::{self, Haste};
 use crate::desired::spot;
 use crate::desired::template::{self, Template};
 use crate::desired::{self, DesiredObject, Doors};

@@ -3,12 +3,14 @@
 use super::conditions::Findings;
 use super::database::{Allows, DatabaseVerdict};
 use super::health::{self, Health};
-use super::license::LicenseVerdict;
 use super::rollout::Rollout;
-use super::step::{self, Step};
-use super::{drains, login, occupancy, queue, scale, stale};
 use crate::api::Reason;
 use crate::api::status::HeartbeatState;
+use crate::decide::database::{login, occupancy};
+use crate::decide::rollout::step::{self, Step};
+use crate::decide::rollout::{drains, queue, stale};
+use crate::decide::size::license::LicenseVerdict;
+use crate::decide::size::scale;
 use crate::observation::heartbeat::HEARTBEAT_INTERVAL;
 use crate::observation::reading::{ReadOptions, Renewal};
 use crate::observation::{Fact, Observation};

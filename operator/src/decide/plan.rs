@@ -1,11 +1,11 @@
 //! What is to be done: the outcome of a decision.
 
-use super::step::Eviction;
 use crate::api::status::{
     DatabaseStatus, LicenseStatus, OverruledObject, Phase, QueueHoldStatus, RefusedCall,
     ReplicaStatus, RolloutStatus, StuckTasks,
 };
 use crate::api::{ConditionType, Reason};
+use crate::decide::rollout::step::Eviction;
 use crate::desired::DesiredObject;
 use crate::kubernetes::Kind;
 use crate::observation::StatefulSetView;

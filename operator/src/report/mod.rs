@@ -14,8 +14,8 @@ use crate::api::status::{
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason, Weight};
 use crate::apply::event::Notice;
 use crate::apply::{ApplyFailure, ECHO, FIELD_MANAGER, FailureKind, Outcome, Writer};
-use crate::decide::haste::PATIENCE;
 use crate::decide::plan::{ConditionDraft, Plan, Report, Unmatched};
+use crate::decide::size::haste::PATIENCE;
 use crate::kubernetes::{Guarded, Kind};
 use crate::observation::{LOG_PATIENCE, Observation, PodView, no_later};
 use crate::process::lease::NotLeading;

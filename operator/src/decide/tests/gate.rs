@@ -5,10 +5,10 @@ use super::{condition, plan, size, state};
 use crate::api::status::{DatabaseStatus, RolloutWait};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
+use crate::decide::database::schema;
 use crate::decide::decide;
 use crate::decide::pace::STOPPED_EVERY;
 use crate::decide::plan::Plan;
-use crate::decide::schema;
 use crate::desired::template::{Standing, template};
 use crate::observation::reading::Renewal;
 use crate::observation::{

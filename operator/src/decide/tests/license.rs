@@ -74,7 +74,7 @@ fn a_duration_is_written_in_a_unit_of_which_there_are_two() {
         (7980, "3 hours"),
         (172_800, "2 days"),
     ] {
-        assert_eq!(crate::decide::license::in_words(secs(seconds)), words);
+        assert_eq!(crate::decide::size::license::in_words(secs(seconds)), words);
     }
 }
 

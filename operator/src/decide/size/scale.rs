@@ -1,13 +1,13 @@
 //! How many pods the StatefulSet has on its way from one size to another.
 
-use super::health::{Health, Replica, lasting_refusal};
-use super::idle::{self, End};
-use super::login;
-use super::plan::Size;
-use super::step::{
+use crate::api::status::{ChangedLogin, RolloutWait};
+use crate::decide::database::login;
+use crate::decide::health::{Health, Replica, lasting_refusal};
+use crate::decide::plan::Size;
+use crate::decide::rollout::idle::{self, End};
+use crate::decide::rollout::step::{
     Wait, describe, is_outdated, is_overdue, next_overdue, schema_migration, wait_for_end,
 };
-use crate::api::status::{ChangedLogin, RolloutWait};
 use crate::desired::template::Template;
 use crate::observation::{DatabaseView, Observation, StatefulSetView};
 use crate::validate::ValidCluster;

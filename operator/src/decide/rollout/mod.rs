@@ -4,19 +4,27 @@
 //! The StatefulSet is `OnDelete`, so the StatefulSet controller never replaces a pod by itself; the
 //! operator evicts one, and the controller makes it again from the current template.
 
-use super::database::{DatabaseVerdict, reason_of};
-use super::health::{Health, Replica, process_start};
-use super::idle::{self, End, has_no_process, idle_replica, is_behind};
-use super::maintenance::{self, Stage};
-use super::step::{
-    Eviction, Step, Wait, controllers_step, describe, is_outdated, overdue, schema_migration,
-    unproven_step, wait_for_end,
-};
-use super::verdict::{Verdict, no, yes};
-use super::{login, schema};
+pub(crate) mod drains;
+pub(crate) mod hold;
+pub(crate) mod idle;
+pub(crate) mod maintenance;
+pub(crate) mod queue;
+pub(crate) mod stale;
+pub(crate) mod step;
+
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutStatus, RolloutWait};
 use crate::contract::version::Version;
+use crate::decide::database::{DatabaseVerdict, reason_of};
+use crate::decide::database::{login, schema};
+use crate::decide::health::{Health, Replica, process_start};
+use crate::decide::rollout::idle::{self, End, has_no_process, idle_replica, is_behind};
+use crate::decide::rollout::maintenance::{self, Stage};
+use crate::decide::rollout::step::{
+    Eviction, Step, Wait, controllers_step, describe, is_outdated, overdue, schema_migration,
+    unproven_step, wait_for_end,
+};
+use crate::decide::verdict::{Verdict, no, yes};
 use crate::desired::template::Template;
 use crate::observation::heartbeat::DEAD_AFTER;
 use crate::observation::{Fact, Observation, StatefulSetView};

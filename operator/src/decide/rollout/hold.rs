@@ -1,14 +1,14 @@
 //! What keeps a rollout from its next step, and a template from being written.
 
-use super::database::{Allows, DatabaseVerdict};
-use super::maintenance::{self, Stage};
-use super::replicas::Target;
-use super::rollout::Hold;
-use super::step::{Wait, schema_migration};
-use super::{login, schema};
 use crate::api::Reason;
 use crate::api::status::RolloutWait;
 use crate::contract::version::Version;
+use crate::decide::database::{Allows, DatabaseVerdict};
+use crate::decide::database::{login, schema};
+use crate::decide::rollout::Hold;
+use crate::decide::rollout::maintenance::{self, Stage};
+use crate::decide::rollout::step::{Wait, schema_migration};
+use crate::decide::size::replicas::Target;
 use crate::desired;
 use crate::desired::template::Template;
 use crate::observation::Observation;
@@ -16,11 +16,11 @@ use crate::validate::ValidCluster;
 
 /// What keeps a new template from being written. The old one stands as long as any of it does.
 #[derive(Debug)]
-pub(super) struct TemplateHold {
+pub(in crate::decide) struct TemplateHold {
     /// Why the version that is wanted is refused.
-    pub(super) downgrade: Option<String>,
+    pub(in crate::decide) downgrade: Option<String>,
     /// What keeps a changed login from the replicas.
-    pub(super) login: Option<login::Held>,
+    pub(in crate::decide) login: Option<login::Held>,
     /// The database must be read first, or has been refused.
     database: bool,
     /// A schema migration that has to end first.
@@ -28,7 +28,7 @@ pub(super) struct TemplateHold {
 }
 
 impl TemplateHold {
-    pub(super) fn new(
+    pub(in crate::decide) fn new(
         cluster: &ValidCluster,
         observation: &Observation,
         database: &DatabaseVerdict,
@@ -44,7 +44,7 @@ impl TemplateHold {
         }
     }
 
-    pub(super) fn holds(&self) -> bool {
+    pub(in crate::decide) fn holds(&self) -> bool {
         self.holds_the_end_of_pods() || self.migration.is_some()
     }
 
@@ -66,7 +66,7 @@ impl TemplateHold {
 
     /// Version of the template that will stand. Where the database alone holds the new one, nothing
     /// starts.
-    pub(super) fn version(
+    pub(in crate::decide) fn version(
         &self,
         cluster: &ValidCluster,
         observation: &Observation,
@@ -84,7 +84,7 @@ impl TemplateHold {
     }
 
     /// Why no replica may start on the template that will stand, if the schema has outgrown it.
-    pub(super) fn outgrown(
+    pub(in crate::decide) fn outgrown(
         &self,
         version: Option<Version>,
         observation: &Observation,
@@ -99,7 +99,7 @@ impl TemplateHold {
     }
 
     /// What keeps a rollout from its next step.
-    pub(super) fn rollout(
+    pub(in crate::decide) fn rollout(
         &self,
         cluster: &ValidCluster,
         observation: &Observation,
@@ -141,7 +141,12 @@ impl TemplateHold {
     }
 
     /// Where a rollout with downtime stands while this lasts.
-    pub(super) fn stage(&self, stage: Stage, paused: bool, observation: &Observation) -> Stage {
+    pub(in crate::decide) fn stage(
+        &self,
+        stage: Stage,
+        paused: bool,
+        observation: &Observation,
+    ) -> Stage {
         let set = observation.stateful_set.as_ref();
         let is_down = set.is_some_and(|set| set.replicas == 0);
         let stays_down = stage == Stage::Stop && is_down && !self.starts_again();
@@ -154,7 +159,7 @@ impl TemplateHold {
 }
 
 /// What a rollout waits for while the database allows nothing.
-pub(super) fn for_database(database: &DatabaseVerdict) -> Wait {
+pub(in crate::decide) fn for_database(database: &DatabaseVerdict) -> Wait {
     let message = match (database.status, database.reason) {
         (_, Reason::DatabaseInUse) => "another Bytebase that may use the database to end",
         // A pod that ends now could not start again.

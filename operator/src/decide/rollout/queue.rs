@@ -10,7 +10,7 @@ const MARGIN: SignedDuration = SignedDuration::from_mins(1);
 
 /// The hold of the queue, if there is one. Without a valid spec it is not known how long one may
 /// last: one that was overdue before still is.
-pub(super) fn hold(
+pub(in crate::decide) fn hold(
     cluster: Option<&ValidCluster>,
     observation: &Observation,
 ) -> Option<QueueHoldStatus> {
@@ -27,7 +27,10 @@ pub(super) fn hold(
 }
 
 /// When the hold of the queue has lasted for longer than drain hooks hold it.
-pub(super) fn overdue_at(cluster: &ValidCluster, observation: &Observation) -> Option<Timestamp> {
+pub(in crate::decide) fn overdue_at(
+    cluster: &ValidCluster,
+    observation: &Observation,
+) -> Option<Timestamp> {
     held_by(observation).next()?;
     let since = no_later(observation.remembered.queue_held_since, observation.now);
     let longest = cluster.rollout.hold_limit() + MARGIN;
@@ -35,7 +38,7 @@ pub(super) fn overdue_at(cluster: &ValidCluster, observation: &Observation) -> O
 }
 
 /// Who holds it.
-pub(super) fn held_by(observation: &Observation) -> impl Iterator<Item = &String> {
+pub(in crate::decide) fn held_by(observation: &Observation) -> impl Iterator<Item = &String> {
     let sessions = observation
         .facts()
         .and_then(|facts| facts.sessions.as_ref());

@@ -1,11 +1,11 @@
 //! The target: how many replicas run.
 
-use super::database::{self, DatabaseVerdict};
-use super::license::{self, LicenseVerdict};
-use super::scale::Haste;
 use crate::api::Reason;
 use crate::api::spec::Enforcement;
 use crate::contract::version::Version;
+use crate::decide::database::{self, DatabaseVerdict};
+use crate::decide::size::license::{self, LicenseVerdict};
+use crate::decide::size::scale::Haste;
 use crate::observation::DatabaseView;
 
 /// How many replicas run, and why not as many as wanted.

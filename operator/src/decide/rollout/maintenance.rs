@@ -4,14 +4,14 @@
 //! Nothing is remembered for it: the StatefulSet keeps its old template until no pod is left, so
 //! its size and its template say how far the rollout has come, to whichever process reads them.
 
-use super::database::DatabaseVerdict;
-use super::health::Health;
-use super::idle;
-use super::step::{
-    Step, Wait, controllers_step, is_outdated, overdue, schema_migration, unproven_step,
-};
 use crate::api::spec::RolloutStrategy;
 use crate::api::status::RolloutWait;
+use crate::decide::database::DatabaseVerdict;
+use crate::decide::health::Health;
+use crate::decide::rollout::idle;
+use crate::decide::rollout::step::{
+    Step, Wait, controllers_step, is_outdated, overdue, schema_migration, unproven_step,
+};
 use crate::desired::drain;
 use crate::desired::template::Template;
 use crate::observation::{Observation, StatefulSetView};

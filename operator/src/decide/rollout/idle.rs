@@ -1,11 +1,11 @@
 //! How long replicas that run tasks have to become idle, before they are ended for a rollout. Only
 //! what no drain hook waits for in the pod has much of it.
 
-use super::health::{Health, Replica};
-use super::step::{Step, Wait, version_of};
-use super::{login, schema};
 use crate::api::status::RolloutWait;
 use crate::contract::version::Version;
+use crate::decide::database::{login, schema};
+use crate::decide::health::{Health, Replica};
+use crate::decide::rollout::step::{Step, Wait, version_of};
 use crate::desired::template::Template;
 use crate::observation::{Observation, PodView, RememberedRollout, no_later};
 use crate::validate::{ValidCluster, ValidDrain};

@@ -1,14 +1,19 @@
 //! What the state of the metadata database allows.
 
-use super::database_checks::{
-    budget, fatal, may_be_pooled, server_version, too_few_connections, unsure_right,
-};
-use super::health::Health;
-use super::occupancy::{active_when_read, in_use, may_be_its_own, shared};
-use super::schema;
+pub(crate) mod checks;
+pub(crate) mod login;
+pub(crate) mod occupancy;
+pub(crate) mod schema;
+
 use crate::api::Reason;
 use crate::api::status::{ChangedLogin, DatabaseStatus, HeartbeatState, LoginState};
 use crate::contract::version::Version;
+use crate::decide::database::checks::{
+    budget, fatal, may_be_pooled, server_version, too_few_connections, unsure_right,
+};
+use crate::decide::database::occupancy::{active_when_read, in_use, may_be_its_own, shared};
+use crate::decide::database::schema;
+use crate::decide::health::Health;
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Holder, LoginTrial,
     Observation, ProbeFailure, Refusal, Remembered, StoredLicense, has_replicas, no_later,
@@ -327,7 +332,7 @@ fn unread_since(status: &DatabaseStatus, wanted: i32, observation: &Observation)
 }
 
 /// Whether it is the server that says so, at a moment at which it lets no one in.
-pub(super) fn answers(reason: FailureReason) -> bool {
+pub(in crate::decide) fn answers(reason: FailureReason) -> bool {
     matches!(
         reason,
         FailureReason::ServerNotReady | FailureReason::TooManyConnections
@@ -353,7 +358,7 @@ fn is_of_the_login(reason: Reason) -> bool {
 
 /// Whether no replica of this cluster has ever served on the database that the spec names, as far
 /// as that can be known: each of its pods names its version, and status none that has served.
-pub(super) fn has_never_served(observation: &Observation, health: &Health<'_>) -> bool {
+pub(in crate::decide) fn has_never_served(observation: &Observation, health: &Health<'_>) -> bool {
     let remembered = &observation.remembered;
     let mut replicas = health.replicas.iter();
     let set = observation.stateful_set.as_ref();

@@ -1,11 +1,11 @@
 //! What the heartbeats of replicas say for too long: a replica that sends none although its pod is
 //! Ready, and tasks whose replica is gone.
 
-use super::database::{Allows, DatabaseVerdict};
-use super::health::{Health, Replica};
-use super::rollout::Rollout;
-use super::step::{Eviction, Step, schema_migration};
 use crate::api::status::{HeartbeatState, StuckTasks};
+use crate::decide::database::{Allows, DatabaseVerdict};
+use crate::decide::health::{Health, Replica};
+use crate::decide::rollout::Rollout;
+use crate::decide::rollout::step::{Eviction, Step, schema_migration};
 use crate::observation::heartbeat::DEAD_AFTER;
 use crate::observation::{Observation, RunningTasks, no_later};
 use crate::validate::ValidCluster;

@@ -1,9 +1,9 @@
 //! What a database has to be for Bytebase: findings with which it would fail or do harm, and what
 //! it would lack.
 
-use super::database::{answers, can_tell, is_first_start, was_refused};
-use super::occupancy;
 use crate::api::Reason;
+use crate::decide::database::occupancy;
+use crate::decide::database::{answers, can_tell, is_first_start, was_refused};
 use crate::observation::{DatabaseFacts, FailureClass, LoginTrial, Observation, SchemaState};
 use crate::validate::ValidDatabase;
 
@@ -14,7 +14,7 @@ const POOL: u32 = 50;
 
 /// Why nothing starts where it could not be found out whether a pooler in transaction mode is in
 /// between: one was, when that could last be found out, which stands, or there is no replica yet.
-pub(super) fn may_be_pooled(
+pub(in crate::decide) fn may_be_pooled(
     database: &ValidDatabase,
     wanted: i32,
     observation: &Observation,
@@ -58,7 +58,7 @@ pub(super) fn may_be_pooled(
 }
 
 /// Findings with which Bytebase would fail or do harm.
-pub(super) fn fatal(
+pub(in crate::decide) fn fatal(
     database: &ValidDatabase,
     observation: &Observation,
     facts: &DatabaseFacts,
@@ -138,7 +138,7 @@ pub(super) fn fatal(
 
 /// A right that Bytebase's role seems to lack for the migration of the next version: nothing is
 /// refused on it, and no pod is given up for it either. A first pod may try.
-pub(super) fn unsure_right(
+pub(in crate::decide) fn unsure_right(
     database: &ValidDatabase,
     facts: &DatabaseFacts,
 ) -> Option<(Reason, String)> {
@@ -181,7 +181,7 @@ fn lacking_right(place: &str, role: &str, facts: &DatabaseFacts) -> Option<(Reas
 }
 
 /// What allows the fewest connections, if that is fewer than the wanted replicas may open.
-pub(super) fn too_few_connections(
+pub(in crate::decide) fn too_few_connections(
     database: &ValidDatabase,
     wanted: i32,
     facts: &DatabaseFacts,
@@ -232,12 +232,12 @@ pub(super) fn too_few_connections(
 }
 
 /// Connections that the wanted replicas, and one more during a rollout, may open.
-pub(super) fn budget(replicas: i32) -> u32 {
+pub(in crate::decide) fn budget(replicas: i32) -> u32 {
     let replicas = u32::try_from(replicas).unwrap_or(0);
     POOL.saturating_mul(replicas.saturating_add(1))
 }
 
 /// `150018` is 15.18.
-pub(super) fn server_version(num: u32) -> String {
+pub(in crate::decide) fn server_version(num: u32) -> String {
     format!("{}.{}", num / 10_000, num % 10_000)
 }

@@ -1,7 +1,7 @@
 //! What there is to say of pods that finish their tasks before they end.
 
-use super::health::{Health, Replica};
 use crate::api::status::DrainState;
+use crate::decide::health::{Health, Replica};
 use crate::observation::{Observation, PodView};
 use jiff::{SignedDuration, Timestamp};
 

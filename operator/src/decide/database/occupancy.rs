@@ -1,8 +1,8 @@
 //! Whether others use the metadata database: another cluster, or another Bytebase.
 
-use super::database::{DatabaseVerdict, has_never_served, is_first_start, was_refused};
-use super::health::Health;
 use crate::api::Reason;
+use crate::decide::database::{DatabaseVerdict, has_never_served, is_first_start, was_refused};
+use crate::decide::health::Health;
 use crate::observation::heartbeat::{ALL_HEARD_AFTER, Freshness};
 use crate::observation::{DatabaseFacts, Fact, Heartbeat, Holder, Observation, SchemaState, Usage};
 use crate::validate::ValidDatabase;
@@ -10,7 +10,7 @@ use crate::validate::ValidDatabase;
 /// Replicas of another Bytebase that are active before the first one of this cluster: with it there
 /// would be two, and Bytebase fails all queued work of two without a license that includes HA. The
 /// same on a database to which running replicas are to move.
-pub(super) fn in_use(
+pub(in crate::decide) fn in_use(
     database: &ValidDatabase,
     wanted: i32,
     observation: &Observation,
@@ -63,7 +63,7 @@ pub(super) fn in_use(
 
 /// Whether a Bytebase that runs here would send no heartbeats, since its tables are older than
 /// those. Its sessions alone show it.
-pub(super) fn is_unheard(facts: &DatabaseFacts) -> bool {
+pub(in crate::decide) fn is_unheard(facts: &DatabaseFacts) -> bool {
     matches!(facts.schema, SchemaState::Bytebase { .. }) && facts.heartbeats == Fact::Absent
 }
 
@@ -111,7 +111,10 @@ fn all_are_heard(observation: &Observation) -> bool {
 /// Whether nothing but time can show that no other Bytebase is active on a database which was not
 /// refused before, or nothing but a trial of Bytebase's own login what stands before it: an
 /// operator that has just started has not heard it for long enough, or has not made the trial.
-pub(super) fn is_heard_again(verdict: Option<&DatabaseVerdict>, observation: &Observation) -> bool {
+pub(in crate::decide) fn is_heard_again(
+    verdict: Option<&DatabaseVerdict>,
+    observation: &Observation,
+) -> bool {
     let remembered = &observation.remembered;
     let before = remembered.database.as_ref();
     let before = before.and_then(|database| database.identity.as_ref());
@@ -131,7 +134,7 @@ pub(super) fn is_heard_again(verdict: Option<&DatabaseVerdict>, observation: &Ob
 
 /// Heartbeats that were fresh when they were read. That they have grown old since then proves
 /// nothing: no reading has shown whether there were others.
-pub(super) fn active_when_read(observation: &Observation) -> usize {
+pub(in crate::decide) fn active_when_read(observation: &Observation) -> usize {
     let heartbeats = observation.facts().map(|facts| facts.heartbeats.rows());
     let read = observation.last_facts.as_ref().map(|(read, _)| *read);
     let age = |heartbeat: &Heartbeat| heartbeat.age.saturating_sub(read.unwrap_or_default());
@@ -142,12 +145,12 @@ pub(super) fn active_when_read(observation: &Observation) -> usize {
 
 /// Whether every heartbeat that belongs to no pod may be of a replica of this cluster that has just
 /// ended: there was one, and none has gone on for longer than an ended process lingers.
-pub(super) fn may_be_its_own(observation: &Observation, health: &Health<'_>) -> bool {
+pub(in crate::decide) fn may_be_its_own(observation: &Observation, health: &Health<'_>) -> bool {
     let was_in_use = was_refused(observation, Reason::DatabaseInUse);
     observation.stateful_set.is_some() && !was_in_use && health.foreign == 0
 }
 
-pub(super) fn shared(place: &str, other: &Holder) -> (Reason, String) {
+pub(in crate::decide) fn shared(place: &str, other: &Holder) -> (Reason, String) {
     const OWN: &str = "give this cluster a database of its own";
     let name = &other.name;
     let message = match other.usage {

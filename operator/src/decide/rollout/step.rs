@@ -1,12 +1,13 @@
 //! The next move of a rollout, with or without downtime, or of a scale-down; and what each of them
 //! waits for.
 
-use super::database::{Allows, DatabaseVerdict};
-use super::health::{Health, Replica, lasting_refusal};
-use super::{drains, hold, schema};
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutWait};
 use crate::contract::version::Version;
+use crate::decide::database::schema;
+use crate::decide::database::{Allows, DatabaseVerdict};
+use crate::decide::health::{Health, Replica, lasting_refusal};
+use crate::decide::rollout::{drains, hold};
 use crate::observation::{LogQuote, Observation, PodView, StatefulSetView};
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};

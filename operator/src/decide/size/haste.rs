@@ -8,9 +8,9 @@
 //! No kubelet obeys a shorter grace period for a pod that is ending already (issue 113606 of
 //! Kubernetes), so the drain hooks themselves are asked to let their replicas end.
 
-use super::health::{Health, Replica};
-use super::license::{LicenseVerdict, Licensed};
 use crate::api::status::{HeartbeatState, LicenseStatus};
+use crate::decide::health::{Health, Replica};
+use crate::decide::size::license::{LicenseVerdict, Licensed};
 use crate::observation::{Observation, StatefulSetView, no_later};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;

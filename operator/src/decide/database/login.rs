@@ -4,11 +4,11 @@
 //! cannot see their tasks until Kubernetes has brought it to them. So the template with it is
 //! written only when the server has accepted it, and when the running pods know it.
 
-use super::database::{Allows, DatabaseVerdict, can_tell, is_first_start, was_refused};
-use super::health::{Health, Replica};
-use super::step::Wait;
 use crate::api::Reason;
 use crate::api::status::{ChangedLogin, HeartbeatState, RolloutWait};
+use crate::decide::database::{Allows, DatabaseVerdict, can_tell, is_first_start, was_refused};
+use crate::decide::health::{Health, Replica};
+use crate::decide::rollout::step::Wait;
 use crate::desired::template::Template;
 use crate::desired::{self, drain};
 use crate::observation::{FailureClass, LoginTrial, Observation, PodLogin, ProbeFailure};

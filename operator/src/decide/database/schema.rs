@@ -1,9 +1,9 @@
 //! The version of the metadata schema, which the first replica of a newer minor version changes.
 
-use super::health::{Health, Replica};
-use super::step::version_of;
 use crate::api::status::HeartbeatState;
 use crate::contract::version::Version;
+use crate::decide::health::{Health, Replica};
+use crate::decide::rollout::step::version_of;
 use crate::observation::{DatabaseFacts, Observation, SchemaState};
 
 /// Whether the version that was read is that of now, and no migration is changing it.
