@@ -12,7 +12,6 @@ use crate::decide::database::checks::{
     budget, fatal, may_be_pooled, server_version, too_few_connections, unsure_right,
 };
 use crate::decide::database::occupancy::{active_when_read, in_use, may_be_its_own, shared};
-use crate::decide::database::schema;
 use crate::decide::health::Health;
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Holder, LoginTrial,

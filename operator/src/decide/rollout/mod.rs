@@ -18,8 +18,8 @@ use crate::contract::version::Version;
 use crate::decide::database::{DatabaseVerdict, reason_of};
 use crate::decide::database::{login, schema};
 use crate::decide::health::{Health, Replica, process_start};
-use crate::decide::rollout::idle::{self, End, has_no_process, idle_replica, is_behind};
-use crate::decide::rollout::maintenance::{self, Stage};
+use crate::decide::rollout::idle::{End, has_no_process, idle_replica, is_behind};
+use crate::decide::rollout::maintenance::Stage;
 use crate::decide::rollout::step::{
     Eviction, Step, Wait, controllers_step, describe, is_outdated, overdue, schema_migration,
     unproven_step, wait_for_end,
