@@ -13,13 +13,15 @@ use crate::process::metrics::{ErrorClass, ReconcileOutcome};
 use crate::process::queue::{Key, name};
 use crate::report::{self, report, report_unseen};
 use crate::validate::validate;
-use futures::FutureExt as _;
 use kube::ResourceExt as _;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::task::JoinError;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 /// Longest one reconcile may take; the slowest call in it ends by itself after 30 s.
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -79,15 +81,17 @@ pub async fn reconcile(
     };
     let started = Instant::now();
     let pass = Pass {
-        cluster: &cluster,
-        context: &context,
-        key: &key,
+        cluster: Arc::clone(&cluster),
+        context: Arc::clone(&context),
+        key: key.clone(),
     };
-    let pass = AssertUnwindSafe(pass.run()).catch_unwind();
-    let result = match tokio::time::timeout(TIMEOUT, pass).await {
+    // In a task of its own: the queue polls all reconciles in one, and so on one thread. It ends
+    // with the queue, and a panic ends it alone.
+    let pass = tokio::spawn(timeout(TIMEOUT, pass.run()).in_current_span());
+    let result = match AbortOnDropHandle::new(pass).await {
         Ok(Ok(result)) => result,
-        Ok(Err(panic)) => Err(Error::Panic(panic_message(panic.as_ref()))),
-        Err(_) => Err(Error::TimedOut),
+        Ok(Err(_)) => Err(Error::TimedOut),
+        Err(ended) => Err(Error::Panic(panic_message(ended))),
     };
     let outcome = match &result {
         Ok((_, 0)) => ReconcileOutcome::Unchanged,
@@ -126,29 +130,27 @@ pub fn after_failure(
     Action::requeue(wait)
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
+/// What a task said that ended of a panic. Nothing else ends one that is waited for.
+fn panic_message(ended: JoinError) -> String {
+    let panic = ended.try_into_panic().ok();
+    let text = panic.as_ref().and_then(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
+    });
+    text.unwrap_or_else(|| "no message".to_owned())
 }
 
 /// A reconcile of one cluster.
-struct Pass<'a> {
-    cluster: &'a BytebaseCluster,
-    context: &'a Context,
-    key: &'a Key,
+struct Pass {
+    cluster: Arc<BytebaseCluster>,
+    context: Arc<Context>,
+    key: Key,
 }
 
-impl Pass<'_> {
+impl Pass {
     /// Returns when to reconcile again, and how many writes it took.
-    async fn run(&self) -> Result<(Action, usize), Error> {
-        let Self {
-            cluster,
-            context,
-            key,
-        } = *self;
+    async fn run(self) -> Result<(Action, usize), Error> {
+        let (cluster, context, key) = (&*self.cluster, &*self.context, &self.key);
         let uid = cluster.metadata.uid.as_deref();
         let sources = &context.sources;
         if cluster.metadata.deletion_timestamp.is_some()

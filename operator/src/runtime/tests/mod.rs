@@ -14,6 +14,7 @@ use crate::decide::Settings;
 use crate::desired::template::additions_in;
 use crate::kubernetes::{Guarded, Kind};
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
+use crate::observe::Clock;
 use crate::observe::database::connect::tests::{access, url};
 use crate::observe::database::probe::Probes;
 use crate::process::lease::Leadership;
@@ -35,7 +36,8 @@ use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time;
@@ -117,6 +119,11 @@ impl World {
     }
 
     fn with(spec: &Value, settings: Settings) -> Self {
+        Self::timed(spec, settings, Arc::new(Timestamp::now))
+    }
+
+    /// One whose reconciles go by this clock.
+    fn timed(spec: &Value, settings: Settings, clock: Clock) -> Self {
         let calls: Arc<Mutex<Vec<String>>> = Arc::default();
         let written: Arc<Mutex<Vec<Value>>> = Arc::default();
         let standing: Arc<Mutex<BTreeMap<String, Value>>> = Arc::default();
@@ -183,7 +190,7 @@ impl World {
             metrics: Arc::new(Metrics::new()),
             leadership: Leadership::renewed(),
             queue,
-            clock: Arc::new(Timestamp::now),
+            clock,
         }));
         context.references.watched(Kind::Secret, None, true);
         let mut cluster = cluster(spec);
@@ -848,6 +855,71 @@ async fn a_failure_of_a_cluster_that_is_gone_is_not_remembered() {
     feed.event(Event::Delete(Guarded::Read(world.cluster.clone())));
     assert_eq!(fails(), Action::await_change());
     assert!(!world.context.remembers_failures());
+}
+
+#[tokio::test]
+async fn a_panic_ends_its_reconcile_alone_and_is_counted() {
+    let is_broken = Arc::new(AtomicBool::new(true));
+    let broken = Arc::clone(&is_broken);
+    let clock = move || {
+        assert!(!broken.load(Ordering::Relaxed), "planted");
+        Timestamp::now()
+    };
+    let world = World::timed(&json!({}), settings(), Arc::new(clock));
+    let cluster = Arc::new(world.cluster.clone());
+    let done = reconcile(cluster, Arc::clone(&world.context)).await;
+    let Err(Error::Panic(message)) = done else {
+        panic!("{done:?}");
+    };
+    assert_eq!(message, "planted");
+    let metrics = world.context.metrics.encode().unwrap();
+    assert!(metrics.contains("panics_total 1"), "{metrics}");
+    is_broken.store(false, Ordering::Relaxed);
+    assert_eq!(world.pass().await, Some(Action::requeue(ECHO)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_reconcile_computes_while_another_one_does() {
+    let (inside, have_met) = (AtomicU32::new(0), Arc::new(AtomicBool::new(false)));
+    let met = Arc::clone(&have_met);
+    // Whoever asks it for the time waits for another one that does.
+    let clock = move || {
+        if inside.fetch_add(1, Ordering::SeqCst) > 0 {
+            met.store(true, Ordering::SeqCst);
+        }
+        let start = Instant::now();
+        while !met.load(Ordering::SeqCst) && start.elapsed() < Duration::from_secs(5) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        inside.fetch_sub(1, Ordering::SeqCst);
+        Timestamp::now()
+    };
+    let world = World::timed(&json!({}), settings(), Arc::new(clock));
+    // As the queue has it: one task waits for all of them.
+    tokio::join!(world.pass(), world.pass());
+    assert!(have_met.load(Ordering::SeqCst));
+}
+
+/// Such as the queue's task does when the lease is lost.
+#[tokio::test]
+async fn a_reconcile_ends_with_the_task_that_waits_for_it() {
+    let world = World::new(&json!({}));
+    world.refuse("GET", NO_ANSWER);
+    let holders = Arc::strong_count(&world.context);
+    let cluster = Arc::new(world.cluster.clone());
+    let waits = tokio::spawn(reconcile(cluster, Arc::clone(&world.context)));
+    while world.calls.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(Arc::strong_count(&world.context) > holders);
+    waits.abort();
+    assert!(waits.await.unwrap_err().is_cancelled());
+    let ends = async {
+        while Arc::strong_count(&world.context) > holders {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(time::timeout(MOMENT, ends).await.is_ok());
 }
 
 /// Such as a webhook that does not answer stands before.
