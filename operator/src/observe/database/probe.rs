@@ -122,6 +122,12 @@ struct Shared {
     poke: Notify,
 }
 
+/// A reading that has begun.
+struct Begun {
+    at: Instant,
+    read_options: ReadOptions,
+}
+
 /// An open connection and what was learnt on it.
 struct OpenSession {
     connection: PgConnection,
@@ -378,6 +384,18 @@ impl Shared {
             poke: Notify::new(),
         }
     }
+
+    /// Begins a reading that answers what was asked for so far: else each new cluster would be read
+    /// twice, since its pace is set before its task runs, or while that waits for a place.
+    fn begin(&self) -> Begun {
+        // First of all: a request from here on stays for the next reading, and this one must not
+        // count as begun before those it answers. Whoever asks changes the state before, and the
+        // state is read after this.
+        let _ = self.poke.notified().now_or_never();
+        let at = Instant::now();
+        let read_options = self.state.lock().read_options;
+        Begun { at, read_options }
+    }
 }
 
 // === The task ===
@@ -404,15 +422,9 @@ async fn turn(
     wake: &impl Fn(),
     failures: &mut u32,
 ) {
-    // This reading answers what was asked for so far: else each new cluster would be read twice,
-    // since its pace is set before its task runs. First of all: a request from here on stays for
-    // the next reading, and this one must not count as begun before those it answers. Whoever asks
-    // changes the state before, and the state is read after this.
-    let _ = shared.poke.notified().now_or_never();
-    let started = Instant::now();
+    let mut begun = shared.begin();
     // Boxed, so that a waiting task holds no room for a login in progress.
-    let read_options = shared.state.lock().read_options;
-    let outcome = AssertUnwindSafe(Box::pin(prober.probe(read_options)))
+    let outcome = AssertUnwindSafe(Box::pin(prober.probe(shared, &mut begun)))
         .catch_unwind()
         .await;
     let (outcome, read) = outcome.unwrap_or_else(|_| {
@@ -425,13 +437,13 @@ async fn turn(
     });
     observer(
         outcome.as_ref().err().map(|f| f.reason),
-        read.saturating_duration_since(started),
+        read.saturating_duration_since(begun.at),
     );
     *failures = if outcome.is_ok() { 0 } else { *failures + 1 };
 
     let interval = shared.state.lock().read_options.every;
     let pause = pause(outcome.as_ref(), *failures, interval, rand::random());
-    if shared.state.lock().record_of(started, outcome, read) {
+    if shared.state.lock().record_of(begun.at, outcome, read) {
         wake();
     }
     let let_go = shared.state.lock().let_go.clone();
@@ -516,10 +528,12 @@ impl Prober {
     /// Reads, and returns when that was: what a trial of Bytebase's own login takes comes after it.
     async fn probe(
         &mut self,
-        read_options: ReadOptions,
+        shared: &Shared,
+        begun: &mut Begun,
     ) -> (Result<DatabaseFacts, ProbeFailure>, Instant) {
-        let mut outcome = self.read_facts(read_options).await;
+        let mut outcome = self.read_facts(shared, begun).await;
         let read = Instant::now();
+        let read_options = begun.read_options;
         if read_options.try_login && outcome.is_ok() {
             self.try_login().await;
         }
@@ -635,8 +649,10 @@ impl Prober {
 
     async fn read_facts(
         &mut self,
-        read_options: ReadOptions,
+        shared: &Shared,
+        begun: &mut Begun,
     ) -> Result<DatabaseFacts, ProbeFailure> {
+        let read_options = begun.read_options;
         let lifetime = match read_options.renewal {
             Renewal::Usual => CONNECTION_LIFETIME,
             Renewal::Soon => SILENT_CONNECTION_LIFETIME,
@@ -663,20 +679,23 @@ impl Prober {
                 connect::close(session.connection).await;
             } else {
                 // Once an hour as a rule: what it needs is not kept for all that time.
-                let session = Box::pin(self.renew(session)).await?;
-                return self.read(session, read_options).await;
+                let session = Box::pin(self.renew(session, shared, begun)).await?;
+                return self.read(session, begun.read_options).await;
             }
         }
-        let openings = self.openings.clone();
-        let session = openings.take_turn(self.open()).await?;
-        self.read(session, read_options).await
+        let session = self.open_in_turn(shared, begun).await?;
+        self.read(session, begun.read_options).await
     }
 
     /// A new session in place of this one. A server that is full gives no second one, and might not
     /// give this one again, without which nothing could be read: it stays for as long once more.
-    async fn renew(&mut self, session: OpenSession) -> Result<OpenSession, ProbeFailure> {
-        let openings = self.openings.clone();
-        match openings.take_turn(self.open()).await {
+    async fn renew(
+        &mut self,
+        session: OpenSession,
+        shared: &Shared,
+        begun: &mut Begun,
+    ) -> Result<OpenSession, ProbeFailure> {
+        match self.open_in_turn(shared, begun).await {
             Err(failure) if failure.reason == FailureReason::TooManyConnections => {
                 Ok(OpenSession {
                     opened: Instant::now(),
@@ -761,6 +780,21 @@ impl Prober {
             None => facts.running_tasks = Fact::Unknown,
         }
         goes_on
+    }
+
+    /// Opens a session when there is a place, and lets the reading begin only then: a thousand
+    /// clusters may wait for theirs, and what is asked for meanwhile needs no reading of its own.
+    async fn open_in_turn(
+        &mut self,
+        shared: &Shared,
+        begun: &mut Begun,
+    ) -> Result<OpenSession, ProbeFailure> {
+        let openings = self.openings.clone();
+        let work = async {
+            *begun = shared.begin();
+            self.open().await
+        };
+        openings.take_turn(work).await
     }
 
     async fn open(&mut self) -> Result<OpenSession, ProbeFailure> {
@@ -938,6 +972,47 @@ mod tests {
         let next = timeout(seconds(60), woken.recv()).await;
         assert_eq!(next, Ok(Some(())));
         assert!(matches!(view(), DatabaseView::Probed(Err(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_asked_for_while_a_login_waits_for_its_place_is_answered_by_one_reading() {
+        let (wake, _woken) = unbounded_channel();
+        let (read, mut readings) = unbounded_channel();
+        let observer: ProbeObserver = Arc::new(move |_, took| {
+            let _ = read.send(took);
+        });
+        let probes = Probes::new(wake, ToString::to_string, observer);
+        probes.hold();
+        probes.ensure(&"a", access(url("127.0.0.1", 1)));
+        // Its task waits for a place by then.
+        sleep(seconds(60)).await;
+        let often = ReadOptions {
+            every: seconds(1),
+            ..FIRST_READ_OPTIONS
+        };
+        probes.pace(&"a", often);
+        probes.admit();
+        let took = readings.recv().await.unwrap();
+        assert!(took < seconds(60), "{took:?}");
+        assert!(!probes.is_poked(&"a"), "it would be read twice");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reading_begins_with_the_options_of_the_moment_when_its_login_has_a_place() {
+        let (shared, mut prober) = (Shared::new(subject(), FIRST_READ_OPTIONS, true), prober());
+        let places = prober.openings.clone();
+        places.0.forget_permits(CONCURRENT_OPENINGS);
+        let mut begun = shared.begin();
+        let reading = Box::pin(prober.probe(&shared, &mut begun));
+        let asked_meanwhile = async {
+            sleep(seconds(60)).await;
+            shared.state.lock().read_options.every = seconds(1);
+            places.0.add_permits(CONCURRENT_OPENINGS);
+            Instant::now()
+        };
+        let (_, asked_at) = tokio::join!(reading, asked_meanwhile);
+        assert!(begun.at >= asked_at);
+        assert_eq!(begun.read_options.every, seconds(1));
     }
 
     #[tokio::test]
