@@ -6,7 +6,7 @@ use futures::Stream;
 use futures::future::BoxFuture;
 use kube::runtime::reflector::{Lookup, ObjectRef};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -53,15 +53,32 @@ impl Queue {
 /// others that keep coming hold none back.
 const GATHERED_FOR: Duration = Duration::from_millis(250);
 
-/// The same while pods of the cluster are being replaced, since each step of a rollout waits for
-/// it. It may be any time: a reconcile that comes before the watches show the writes of the last
-/// one knows of those by itself.
-const GATHERED_IN_ROLLOUTS: Duration = Duration::from_millis(100);
+/// The same while a cluster is urgent. It may be any time: a reconcile that comes before the
+/// watches show the writes of the last one knows of those by itself.
+const GATHERED_WHILE_URGENT: Duration = Duration::from_millis(100);
 
-/// Whether pods of a cluster are being replaced, by its status.
-pub fn is_rolling(cluster: &BytebaseCluster) -> bool {
-    let status = cluster.status.as_ref();
-    status.is_some_and(|status| status.phase == Some(Phase::Rolling))
+/// The same where a reading of the database wakes it then: that is complete by itself. What is
+/// found out right after it, such as which drain hooks were reached, mostly comes within so long.
+const GATHERED_AFTER_READING: Duration = Duration::from_millis(20);
+
+/// Whether someone waits for the next reconcile of a cluster, by its status: pods are being
+/// replaced, and each step of a rollout waits for one, or its spec was edited. A cluster that has
+/// just been made, whose status speaks of no generation or of -1, is not: such come in bulk, and
+/// have more to be gathered.
+pub fn is_urgent(cluster: &BytebaseCluster) -> bool {
+    cluster.status.as_ref().is_some_and(|status| {
+        let observed = status.observed_generation.filter(|observed| *observed > 0);
+        let is_edited = observed.is_some() && observed != cluster.metadata.generation;
+        is_edited || status.phase == Some(Phase::Rolling)
+    })
+}
+
+/// Where clusters come in that are to be reconciled.
+pub struct Incoming {
+    /// Those of which something may have changed.
+    pub changes: UnboundedReceiver<Key>,
+    /// Those whose database was read, with something new.
+    pub readings: UnboundedReceiver<Key>,
 }
 
 /// Each cluster once, however often it was put in: a standby takes none out for weeks.
@@ -74,20 +91,29 @@ struct Waiting {
 /// What waits.
 #[derive(Default)]
 struct Line {
-    /// By when each is due; of several at one moment, by which came in first.
-    order: BTreeMap<(Instant, u64), Key>,
-    keys: HashSet<Key>,
-    /// How many have come in.
-    came_in: u64,
+    order: BTreeMap<Place, Key>,
+    places: HashMap<Key, Place>,
+    /// How many places have been given.
+    given: u64,
 }
 
+/// By when one is due; of several at one moment, by which got its place first.
+type Place = (Instant, u64);
+
 impl Line {
+    /// Has a cluster wait for so long, and no longer where it waits already.
     fn put(&mut self, key: Key, gathered_for: Duration) {
-        if self.keys.insert(key.clone()) {
-            let due = Instant::now() + gathered_for;
-            self.order.insert((due, self.came_in), key);
-            self.came_in += 1;
+        let due = Instant::now() + gathered_for;
+        if let Some(before) = self.places.get(&key) {
+            if before.0 <= due {
+                return;
+            }
+            self.order.remove(before);
         }
+        let place = (due, self.given);
+        self.given += 1;
+        self.order.insert(place, key.clone());
+        self.places.insert(key, place);
     }
 
     /// The next one that is due, or when it will be. `None`: nothing waits.
@@ -97,25 +123,33 @@ impl Line {
             return Some(Err(due));
         }
         let (_, key) = self.order.pop_first()?;
-        self.keys.remove(&key);
+        self.places.remove(&key);
         Some(Ok(key))
     }
 }
 
 /// Gathers what comes in, by a task that the process cannot do without, and hands it out when it is
-/// asked for it. `is_rolling`: whether pods of a cluster are being replaced. `spawn` starts the
-/// task.
+/// asked for it. `is_urgent`: [`is_urgent`] of that cluster. `spawn` starts the task.
 pub fn gather(
-    mut incoming: UnboundedReceiver<Key>,
-    is_rolling: impl Fn(&Key) -> bool + Send + 'static,
+    incoming: Incoming,
+    is_urgent: impl Fn(&Key) -> bool + Send + 'static,
     spawn: impl FnOnce(BoxFuture<'static, ()>),
 ) -> impl Stream<Item = Key> + Send {
+    let Incoming {
+        mut changes,
+        mut readings,
+    } = incoming;
     let waiting = Arc::new(Waiting::default());
     let filled = Arc::clone(&waiting);
     spawn(Box::pin(async move {
-        while let Some(key) = incoming.recv().await {
-            let gathered_for = if is_rolling(&key) {
-                GATHERED_IN_ROLLOUTS
+        loop {
+            let (key, while_urgent) = tokio::select! {
+                Some(key) = changes.recv() => (key, GATHERED_WHILE_URGENT),
+                Some(key) = readings.recv() => (key, GATHERED_AFTER_READING),
+                else => return,
+            };
+            let gathered_for = if is_urgent(&key) {
+                while_urgent
             } else {
                 GATHERED_FOR
             };
@@ -144,11 +178,19 @@ mod tests {
     use super::*;
     use futures::StreamExt as _;
     use serde_json::json;
+    use std::ops::Range;
     use tokio::sync::mpsc::unbounded_channel;
     use tokio::time::{sleep, timeout};
 
-    fn gathered_from(incoming: UnboundedReceiver<Key>) -> impl Stream<Item = Key> + Send {
+    fn gathered_from(changes: UnboundedReceiver<Key>) -> impl Stream<Item = Key> + Send {
+        let (_, readings) = unbounded_channel();
+        let incoming = Incoming { changes, readings };
         gather(incoming, |_| false, |task| drop(tokio::spawn(task)))
+    }
+
+    /// A little more than so long.
+    fn about(time: Duration) -> Range<Duration> {
+        time..time + Duration::from_millis(10)
     }
 
     fn key(name: &str) -> Key {
@@ -173,26 +215,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cluster_whose_pods_are_being_replaced_waits_less_and_overtakes_others() {
-        let (queue, incoming) = unbounded_channel();
-        let is_rolling = |waiting: &Key| *waiting == key("rolling");
-        let mut gathered = Box::pin(gather(incoming, is_rolling, |task| {
+    async fn an_urgent_cluster_waits_less_and_overtakes_others() {
+        let (queue, changes) = unbounded_channel();
+        let (_, readings) = unbounded_channel();
+        let incoming = Incoming { changes, readings };
+        let is_urgent = |waiting: &Key| *waiting == key("urgent");
+        let mut gathered = Box::pin(gather(incoming, is_urgent, |task| {
             drop(tokio::spawn(task));
         }));
         let start = Instant::now();
-        let about = |took: Duration| took..took + Duration::from_millis(10);
         queue.send(key("quiet")).unwrap();
-        let before = GATHERED_IN_ROLLOUTS / 2;
+        let before = GATHERED_WHILE_URGENT / 2;
         let none = timeout(before, gathered.next()).await;
         assert!(none.is_err(), "{none:?}");
         // Whoever asks waits for the first one by now.
         for _ in 0..2 {
-            queue.send(key("rolling")).unwrap();
+            queue.send(key("urgent")).unwrap();
         }
-        assert_eq!(gathered.next().await, Some(key("rolling")));
+        assert_eq!(gathered.next().await, Some(key("urgent")));
         let took = start.elapsed();
         assert!(
-            about(before + GATHERED_IN_ROLLOUTS).contains(&took),
+            about(before + GATHERED_WHILE_URGENT).contains(&took),
             "{took:?}"
         );
         assert_eq!(gathered.next().await, Some(key("quiet")));
@@ -202,18 +245,63 @@ mod tests {
         assert!(more.is_err(), "{more:?}");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_reading_of_an_urgent_cluster_brings_it_forward_and_what_follows_never_back() {
+        let (queue, changes) = unbounded_channel();
+        let (read, readings) = unbounded_channel();
+        let incoming = Incoming { changes, readings };
+        let is_urgent = |waiting: &Key| *waiting == key("urgent");
+        let mut gathered = Box::pin(gather(incoming, is_urgent, |task| {
+            drop(tokio::spawn(task));
+        }));
+        // Each of these is sent a moment after the one before.
+        for senders in [[&queue, &read], [&read, &queue]] {
+            let mut expected = Duration::ZERO;
+            let start = Instant::now();
+            for sender in senders {
+                if sender.same_channel(&read) {
+                    expected = start.elapsed() + GATHERED_AFTER_READING;
+                }
+                sender.send(key("urgent")).unwrap();
+                sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(gathered.next().await, Some(key("urgent")));
+            let took = start.elapsed();
+            assert!(about(expected).contains(&took), "{took:?}");
+            let more = timeout(GATHERED_FOR * 2, gathered.next()).await;
+            assert!(more.is_err(), "once: {more:?}");
+        }
+        // A thousand first readings after a start are not.
+        let start = Instant::now();
+        read.send(key("quiet")).unwrap();
+        assert_eq!(gathered.next().await, Some(key("quiet")));
+        let took = start.elapsed();
+        assert!(about(GATHERED_FOR).contains(&took), "{took:?}");
+    }
+
     #[test]
-    fn pods_are_being_replaced_while_the_status_says_so() {
-        let cluster = |phase: &str| -> BytebaseCluster {
+    fn a_rollout_and_an_edit_are_urgent_and_a_cluster_that_has_just_been_made_is_not() {
+        let cluster = |status: serde_json::Value| -> BytebaseCluster {
             serde_json::from_value(json!({
-                "metadata": {"name": "demo"},
+                "metadata": {"name": "demo", "generation": 7},
                 "spec": {"version": "3.21.1", "externalURL": "https://demo.example.com", "database": {}},
-                "status": {"phase": phase},
+                "status": status,
             }))
             .unwrap()
         };
-        assert!(is_rolling(&cluster("Rolling")));
-        assert!(!is_rolling(&cluster("Ready")) && !is_rolling(&cluster("Starting")));
+        for (status, expected) in [
+            (json!({"phase": "Rolling", "observedGeneration": 7}), true),
+            (json!({"phase": "Ready", "observedGeneration": 7}), false),
+            (json!({"phase": "Starting", "observedGeneration": 7}), false),
+            (json!({"phase": "Ready", "observedGeneration": 6}), true),
+            (json!({"phase": "Rolling"}), true),
+            (json!({"observedGeneration": -1}), false),
+            (json!({}), false),
+            (json!(null), false),
+        ] {
+            let text = status.to_string();
+            assert_eq!(is_urgent(&cluster(status)), expected, "{text}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use crate::dereference;
 use crate::observe::database::probe::Probes;
 use crate::process::lease::{self, Contender};
 use crate::process::metrics::{LiveSample, Metrics};
-use crate::process::queue::{Key, gather, is_rolling, name};
+use crate::process::queue::{Incoming, Key, gather, is_urgent, name};
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
 use kube::runtime::controller::{self, applier};
@@ -116,11 +116,12 @@ pub async fn run(run: Run) -> Result<(), RunError> {
         &lease_name,
         options.instance.clone(),
     );
-    let (queue, incoming) = unbounded_channel();
+    let (queue, changes) = unbounded_channel();
+    let (read, readings) = unbounded_channel();
     let (essential, mut ended) = Essential::new();
     let observer = Arc::clone(&metrics);
     let probes = Probes::new(
-        queue.clone(),
+        read,
         name,
         Arc::new(move |failure, took| observer.probed(failure, took)),
     );
@@ -137,12 +138,9 @@ pub async fn run(run: Run) -> Result<(), RunError> {
         queue,
     }));
     let (clusters, starter) = (context.sources.caches.clusters.store(), essential.clone());
-    let is_rolling = move |key: &Key| {
-        clusters
-            .get(key)
-            .is_some_and(|cluster| is_rolling(&cluster))
-    };
-    let keys = gather(incoming, is_rolling, move |task| {
+    let is_urgent = move |key: &Key| clusters.get(key).is_some_and(|cluster| is_urgent(&cluster));
+    let incoming = Incoming { changes, readings };
+    let keys = gather(incoming, is_urgent, move |task| {
         starter.spawn("the queue of clusters".to_owned(), task);
     });
     serve_live_values(&context, &metrics);
