@@ -6,6 +6,7 @@ use crate::machine::process::ProcessId;
 use crate::session::harness::Harness;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
+use std::fmt;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -18,6 +19,61 @@ use tokio::time::sleep;
 const TICKS: f64 = 100.0;
 /// Nothing that is waited for takes longer.
 const PATIENCE: Duration = Duration::from_mins(10);
+
+/// Resident memory of a process, in MB.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// All of it.
+    pub resident: f64,
+    /// What it has allocated.
+    anonymous: f64,
+    /// Pages of its binary, which the kernel can read again and takes away where memory is short.
+    of_files: f64,
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            resident,
+            anonymous,
+            of_files,
+        } = self;
+        write!(
+            formatter,
+            "{resident:.1} MB ({anonymous:.1} allocated, {of_files:.1} of the program)"
+        )
+    }
+}
+
+/// What an operator has done, by its own metrics at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Reconciles that have ended.
+    pub reconciles: f64,
+    /// Readings of databases that have ended.
+    pub readings: f64,
+    /// Those of them that went well.
+    pub good_readings: f64,
+    /// Clusters that have been reconciled with what a reading of their database found, or as ones
+    /// that cannot be read. Nothing is shown of any other.
+    pub shown: f64,
+}
+
+impl Progress {
+    fn of(text: &str) -> Self {
+        let all = |metric| metrics::sum(text, metric, |_| true);
+        let probes = "bytebase_operator_database_probes_total";
+        Self {
+            reconciles: all("bytebase_operator_reconciles_total"),
+            readings: all(probes),
+            good_readings: metrics::sum(text, probes, |labels| labels.contains("outcome=\"Good\"")),
+            // One of its three series is 1.
+            shown: metrics::sum(text, "bytebase_cluster_condition", |labels| {
+                labels.contains("type=\"Ready\"")
+            }),
+        }
+    }
+}
 
 /// A running operator.
 pub struct Operator {
@@ -69,21 +125,9 @@ impl Operator {
         Ok(metrics::get(self.port, "/metrics").await?.1)
     }
 
-    /// Reconciles that have ended.
-    pub async fn reconciles(&self) -> Result<f64> {
-        let text = self.metrics().await?;
-        Ok(metrics::sum(
-            &text,
-            "bytebase_operator_reconciles_total",
-            |_| true,
-        ))
-    }
-
-    /// Clusters of which everything is known: a status would be written now, if it differed.
-    pub async fn settled(&self) -> Result<f64> {
-        let text = self.metrics().await?;
-        let ready = |labels: &str| labels.contains("type=\"Ready\"");
-        Ok(metrics::sum(&text, "bytebase_cluster_condition", ready))
+    /// What it has done so far.
+    pub async fn progress(&self) -> Result<Progress> {
+        Ok(Progress::of(&self.metrics().await?))
     }
 
     /// Writes of objects, status and evictions.
@@ -96,9 +140,13 @@ impl Operator {
         ))
     }
 
-    /// Resident memory now, in MB.
-    pub fn memory(&self) -> Result<f64> {
-        self.status("VmRSS:")
+    /// Resident memory now.
+    pub fn memory(&self) -> Result<Memory> {
+        Ok(Memory {
+            resident: self.status("VmRSS:")?,
+            anonymous: self.status("RssAnon:")?,
+            of_files: self.status("RssFile:")?,
+        })
     }
 
     /// The most it ever had, in MB.
@@ -153,4 +201,33 @@ pub async fn program() -> Result<PathBuf> {
             .context("the build made no operator")
     };
     PROGRAM.get_or_try_init(build).await.cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_is_shown_once_whatever_its_condition_and_a_reading_may_fail() {
+        let progress = Progress::of(
+            "bytebase_operator_reconciles_total{outcome=\"changed\",class=\"\"} 3\n\
+             bytebase_operator_reconciles_total{outcome=\"unchanged\",class=\"\"} 4\n\
+             bytebase_operator_database_probes_total{outcome=\"Good\"} 5\n\
+             bytebase_operator_database_probes_total{outcome=\"Unreachable\"} 1\n\
+             bytebase_cluster_condition{namespace=\"a\",name=\"b\",type=\"Ready\",status=\"True\"} 0\n\
+             bytebase_cluster_condition{namespace=\"a\",name=\"b\",type=\"Ready\",status=\"False\"} 0\n\
+             bytebase_cluster_condition{namespace=\"a\",name=\"b\",type=\"Ready\",status=\"Unknown\"} 1\n\
+             bytebase_cluster_condition{namespace=\"a\",name=\"b\",type=\"Stalled\",status=\"True\"} 1\n",
+        );
+        let Progress {
+            reconciles,
+            readings,
+            good_readings,
+            shown,
+        } = progress;
+        assert_eq!(
+            [reconciles, readings, good_readings, shown].map(|value| value.to_string()),
+            ["7", "6", "5", "1"]
+        );
+    }
 }

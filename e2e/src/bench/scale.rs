@@ -3,7 +3,7 @@
 use super::bare::{self, Extent, Template};
 use super::fleet::Fleet;
 use super::metrics::Requests;
-use super::process::Operator;
+use super::process::{Operator, Progress};
 use super::table::Table;
 use super::{Arguments, say, seconds};
 use crate::session::harness::Harness;
@@ -24,6 +24,9 @@ const HAND_OVERS: u16 = 10;
 const LAST_MINUTE: Duration = Duration::from_mins(1);
 /// Between two questions for how many clusters have a status.
 const STATUS_LOOK: Duration = Duration::from_millis(500);
+/// Between two for how many reconciles have ended, while the metrics still show nothing of any
+/// cluster.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
 /// Times that each bare loop is run, and the operator beside it: seconds vary by a fifth from one
 /// to the next.
 const ROUNDS: usize = 3;
@@ -46,9 +49,9 @@ async fn idle(harness: &Harness, table: &mut Table) -> Result<f64> {
     let operator = Operator::start(harness, "idle", "idle").await?;
     sleep(SETTLING).await;
     let memory = operator.memory()?;
-    table.row("memory, idle", format!("{memory:.1} MB"), "≤ 12 MB");
+    table.row("memory, idle", memory.to_string(), "≤ 12 MB");
     operator.end(Signal::TERM).await?;
-    Ok(memory)
+    Ok(memory.resident)
 }
 
 /// Without databases, so that only the operator and the API server grow.
@@ -69,13 +72,13 @@ async fn growth(
         let memory = operator.memory()?;
         let each = (
             took.as_secs_f64() * 1000.0 / count(size),
-            (memory - idle) * 1024.0 / count(size),
+            (memory.resident - idle) * 1024.0 / count(size),
         );
         let (time, space) = first.get_or_insert(each);
         table.row(
             &format!("{size} clusters, no database connections: time; memory"),
             format!(
-                "{:.1} ms each (× {:.2}); {memory:.1} MB, {:.0} KB each (× {:.2})",
+                "{:.1} ms each (× {:.2}); {memory}, {:.0} KB each (× {:.2})",
                 each.0,
                 each.0 / *time,
                 each.1,
@@ -235,14 +238,14 @@ async fn kept_sessions(fleet: Fleet<'_>, operator: &Operator, table: &mut Table)
 
 fn memory(operator: &Operator) -> Result<String> {
     let (now, most) = (operator.memory()?, operator.peak_memory()?);
-    Ok(format!("{now:.1} MB (at most {most:.1} MB)"))
+    Ok(format!("{now}, at most {most:.1} MB"))
 }
 
 /// Waits until so many clusters have a status.
 async fn wait_until_settled(operator: &Operator, clusters: usize) -> Result<()> {
     let start = Instant::now();
     // Of many clusters the metrics are many lines: reading them often would be what is measured.
-    while operator.settled().await? < count(clusters) {
+    while operator.progress().await?.shown < count(clusters) {
         ensure!(start.elapsed() < PATIENCE, "a status took too long");
         sleep(STATUS_LOOK).await;
     }
@@ -269,7 +272,7 @@ async fn bare_loops(
         format!(
             "{:.0}; {:.0}",
             origin.logins().await?,
-            operator.reconciles().await?
+            operator.progress().await?.reconciles
         ),
         "1; –",
     );
@@ -320,7 +323,7 @@ async fn arrive(fleet: &Fleet<'_>, round: usize) -> Result<(Operator, Arrival)> 
         reported,
         used,
         requests: Requests::read(harness).await?.since(&before),
-        reconciles: operator.reconciles().await?,
+        reconciles: operator.progress().await?.reconciles,
     };
     Ok((operator, arrival))
 }
@@ -433,21 +436,30 @@ async fn restart(harness: &Harness, size: usize, table: &mut Table) -> Result<Op
     let start = Instant::now();
     let operator = Operator::start(harness, "fleet", "fleet-again").await?;
     let full = start.elapsed();
-    while operator.reconciles().await? < count(size) {
-        ensure!(start.elapsed() < PATIENCE, "a restart took too long");
-        sleep(Duration::from_millis(20)).await;
-    }
-    let reconciled = start.elapsed();
-    wait_until_settled(&operator, size).await?;
-    let settled = start.elapsed();
+    let reaches = async |pause, is_reached: fn(&Progress, f64) -> bool| {
+        while !is_reached(&operator.progress().await?, count(size)) {
+            ensure!(start.elapsed() < PATIENCE, "a restart took too long");
+            sleep(pause).await;
+        }
+        anyhow::Ok(start.elapsed().saturating_sub(full))
+    };
+    // A reconcile that is not its cluster's first follows a reading, as nothing else happens.
+    let reconciled = reaches(FIRST_LOOK, |progress, clusters| {
+        progress.reconciles - progress.readings >= clusters || progress.shown >= clusters
+    });
+    let reconciled = reconciled.await?;
+    let read = reaches(STATUS_LOOK, |progress, clusters| {
+        progress.good_readings >= clusters && progress.shown >= clusters
+    });
+    let read = read.await?;
     sleep(SETTLING * 2).await;
     table.row(
-        "restart: caches full; then all reconciled; all databases read; writes",
+        "restart: caches full; then all reconciled; all reconciled with a reading of their database; writes",
         format!(
             "{}; {}; {}; {:.0}",
             seconds(full),
-            seconds(reconciled.saturating_sub(full)),
-            seconds(settled.saturating_sub(full)),
+            seconds(reconciled),
+            seconds(read),
             operator.writes().await?
         ),
         "–; ≤ 5 s; –; 0",
