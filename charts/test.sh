@@ -110,6 +110,7 @@ has Deployment bytebase-operator $'- args:\n- run\n- --http-address=0.0.0.0:8080
 has Deployment bytebase-operator $'fieldPath: metadata.name'
 has Deployment bytebase-operator $'fieldPath: metadata.namespace'
 has Deployment bytebase-operator $'name: LOG_FORMAT\nvalue: json'
+has Deployment bytebase-operator $'name: MALLOC_ARENA_MAX\nvalue: "2"'
 has Deployment bytebase-operator $'path: /livez\nport: http'
 has Deployment bytebase-operator $'path: /readyz\nport: http'
 has Deployment bytebase-operator $'allowPrivilegeEscalation: false\ncapabilities:\ndrop:\n- ALL\nreadOnlyRootFilesystem: true'

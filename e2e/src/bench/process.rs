@@ -100,6 +100,8 @@ impl Operator {
                 "OPERATOR_IMAGE",
                 "registry.example.com/bytebase-operator:bench",
             )
+            // As the chart has it.
+            .env("MALLOC_ARENA_MAX", "2")
             .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
