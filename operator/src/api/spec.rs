@@ -726,7 +726,8 @@ pub struct RolloutSpec {
     pub drain: Option<Drain>,
     /// Longest time that a replica which is to end waits for the tasks that it runs, in seconds. A
     /// task that takes longer is cancelled. It counts towards the pod's grace period, which cluster
-    /// autoscalers may cap. Default 3600.
+    /// autoscalers may cap. Choose at least twice `holdLimitSeconds`, and the time of your longest
+    /// task on top, where new work arrives all the time. Default 3600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub drain_timeout_seconds: Option<i32>,

@@ -179,7 +179,7 @@ pub(super) fn rollout(spec: Option<&RolloutSpec>, diagnostics: &mut Diagnostics)
     let mut seconds = |field, given, default, range| {
         i64::from(diagnostics.number(&format!("spec.rollout.{field}"), given, default, range))
     };
-    ValidRollout {
+    let rollout = ValidRollout {
         ready_timeout: SignedDuration::from_secs(seconds(
             "readyTimeoutSeconds",
             ready_timeout_seconds,
@@ -216,6 +216,25 @@ pub(super) fn rollout(spec: Option<&RolloutSpec>, diagnostics: &mut Diagnostics)
                 60..=86_400,
             ))
         }),
+    };
+    if let ValidDrain::Enabled(terms) = &rollout.drain {
+        holds_come_in_time(terms, diagnostics);
+    }
+    rollout
+}
+
+/// By the database's clock the queue may be held for the limit, and then not for as long: a drain
+/// that begins with the second half has a hold only if it lasts for longer than that, and a whole
+/// one only if it lasts for both.
+fn holds_come_in_time(terms: &DrainTerms, diagnostics: &mut Diagnostics) {
+    let DrainTerms {
+        timeout_seconds: timeout,
+        hold_limit_seconds: limit,
+        ..
+    } = *terms;
+    let needed = 2 * limit;
+    if timeout < needed {
+        diagnostics.warn(format!("spec.rollout.drainTimeoutSeconds: is {timeout}, less than twice holdLimitSeconds ({limit}). The queue may be held for {limit} s and is then free for as long, so a drain may find it free for most of its time or all of it: where new work keeps coming to the replica, it may not be idle before the drain ends, which cancels its tasks. Set drainTimeoutSeconds to {needed} plus the time of your longest task or more, or a shorter holdLimitSeconds"));
     }
 }
 

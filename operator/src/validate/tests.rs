@@ -1005,6 +1005,24 @@ fn valid_specs_are_valid_and_remarks_are_reported() {
             Some("terminationGraceSeconds: is 9"),
         ),
         (json!({"rollout": {"terminationGraceSeconds": 10}}), None),
+        // As long as the queue may not be held, or shorter.
+        (
+            json!({"rollout": {"holdLimitSeconds": 3000}}),
+            Some("drainTimeoutSeconds: is 3600, less than twice holdLimitSeconds (3000)"),
+        ),
+        (
+            json!({"rollout": {"drainTimeoutSeconds": 599}}),
+            Some("drainTimeoutSeconds: is 599"),
+        ),
+        (json!({"rollout": {"drainTimeoutSeconds": 600}}), None),
+        (
+            json!({"rollout": {"drainTimeoutSeconds": 1, "holdLimitSeconds": 0}}),
+            None,
+        ),
+        (
+            json!({"rollout": {"drain": "Disabled", "drainTimeoutSeconds": 1}}),
+            None,
+        ),
         (
             json!({
                 "podLabels": {"app.kubernetes.io/part-of": "platform", "notbytebase.com/a": "b"},
