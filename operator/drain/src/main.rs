@@ -6,7 +6,8 @@
 //! away.
 //!
 //! ```text
-//! bytebase-drain install PATH     copies itself to PATH, as an init container
+//! bytebase-drain install PATH     copies itself to PATH, as an init container, and tries the copy
+//! bytebase-drain --version        says its version, and does no more
 //! bytebase-drain wait OPTIONS     waits, as the preStop hook
 //! ```
 //!
@@ -22,6 +23,7 @@ mod process;
 mod wait;
 mod watch;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -29,8 +31,12 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments.as_slice() {
         ["install", path] => install::install(path.as_ref()),
+        [install::TRIAL] => {
+            let said = writeln!(std::io::stdout(), "bytebase-drain {}", env!("CARGO_PKG_VERSION"));
+            said.map_err(|error| format!("cannot say its version: {error}"))
+        }
         ["wait", options @ ..] => options::parse(options).map(|(terms, log)| wait::wait(terms, log)),
-        _ => Err("usage: bytebase-drain install PATH | bytebase-drain wait [--timeout=SECONDS] [--pause=SECONDS] [--hold-limit=SECONDS]".to_owned()),
+        _ => Err("usage: bytebase-drain install PATH | bytebase-drain --version | bytebase-drain wait [--timeout=SECONDS] [--pause=SECONDS] [--hold-limit=SECONDS]".to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
