@@ -13,8 +13,8 @@ const DEAD_AFTER: Duration = Duration::from_mins(1);
 /// comes each ten seconds, and after an outage of the network it may come later than the hook is
 /// back.
 const HUNG_AFTER: Duration = Duration::from_secs(15);
-/// Longest that work which is queued already is waited for while the queue is held; every replica
-/// claims what there is each five seconds.
+/// Longest that work which may be claimed is waited for in an idle replica. Every replica claims
+/// what there is each five seconds, so what lies there for longer is none that a replica can claim.
 const SETTLING: Duration = Duration::from_secs(12);
 /// The replica ends with the queue free after so many attempts to hold it for the last reading. A
 /// replica that promotes work at this moment has done so at the next one.
@@ -46,6 +46,9 @@ pub struct Seen {
     /// A session of the replica holds the lock under which the schema is migrated, or one that
     /// cannot be distinguished from the replica's.
     pub migrates: bool,
+    /// A session of the replica's present process waits for that lock. A process asks for it once,
+    /// before its first heartbeat and before it claims any work, so this one runs nothing.
+    pub starts: bool,
     /// The operator asks this hook to let its replica end, whatever tasks it runs.
     pub asked: bool,
     /// Bytebase's tables are in the database, whether this login may use them or not. `None` where
@@ -118,8 +121,9 @@ pub struct State {
     away: Option<Duration>,
     /// Since when each reading has been answered and has shown that the replica asks nothing.
     hung: Option<Duration>,
-    /// When the queue began to be held and nothing of this replica ran.
-    idle_since: Option<Duration>,
+    /// Since when each reading has shown an idle replica and work that it may still claim. What was
+    /// not seen does not count.
+    queued_since: Option<Duration>,
     /// Last readings of an idle replica for which the queue could not be held.
     unheld: u8,
 }
@@ -132,11 +136,11 @@ impl Hash for State {
             disconnected,
             away,
             hung,
-            idle_since,
+            queued_since,
             unheld,
         } = self;
         began.map(f64::to_bits).hash(hasher);
-        (answered, disconnected, away, hung, idle_since, unheld).hash(hasher);
+        (answered, disconnected, away, hung, queued_since, unheld).hash(hasher);
     }
 }
 
@@ -170,8 +174,16 @@ impl State {
 
     /// What was waited for in an idle replica begins again.
     fn forget_idleness(&mut self) {
-        self.idle_since = None;
+        self.queued_since = None;
         self.unheld = 0;
+    }
+
+    /// Whether a reading of an idle replica shows work that it may still claim. It is waited for
+    /// until it is claimed, by whichever replica. `since`: since when each reading has shown some.
+    fn is_settling(&mut self, elapsed: Duration, since: Option<Duration>, seen: &Seen) -> bool {
+        self.queued_since = (seen.available != Some(0)).then(|| since.unwrap_or(elapsed));
+        let is_new = |since| elapsed.saturating_sub(since) < SETTLING;
+        self.queued_since.is_some_and(is_new)
     }
 
     /// Whether nothing is learnt by waiting on for an answer.
@@ -251,6 +263,7 @@ pub fn step(
         return Step::LetGo(LetGo::TimedOut);
     }
     state.note(elapsed, seen);
+    let queued_since = state.queued_since.take();
     let Some(seen) = seen else {
         return if state.gives_up(elapsed) && elapsed >= terms.pause {
             Step::LetGo(LetGo::Unreachable)
@@ -314,14 +327,14 @@ pub fn step(
         };
     }
     // What is queued already may still be claimed by this replica.
-    let idle = elapsed.saturating_sub(*state.idle_since.get_or_insert(elapsed));
-    match (seen.available, window) {
-        (Some(queued @ 1..), Some(until)) if idle < SETTLING => Step::Wait {
-            what: For::QueuedWork(queued),
-            hold: Some(until),
-        },
-        _ => Step::LetGo(LetGo::Idle),
+    if state.is_settling(elapsed, queued_since, seen) {
+        let queued = seen.available;
+        return Step::Wait {
+            what: queued.map_or(For::UnknownTasks, For::QueuedWork),
+            hold: window,
+        };
     }
+    Step::LetGo(LetGo::Idle)
 }
 
 /// How long to wait before the next reading. Where nothing but the rest of the shortest drain is
@@ -336,15 +349,19 @@ pub fn until_next(what: For, terms: &Terms, elapsed: Duration) -> Duration {
 
 /// Whether the replica may end, by the last reading: what an idle replica gets between two readings
 /// would be lost. `is_held`: no replica could promote work since before this reading, and none can
-/// now.
+/// now. What was promoted before that, after the reading before, may still be claimed.
 pub fn may_end(state: &mut State, elapsed: Duration, seen: Option<&Seen>, is_held: bool) -> bool {
     state.note(elapsed, seen);
+    let queued_since = state.queued_since.take();
     let Some(seen) = seen else {
         return false;
     };
     let runs = seen.running.as_deref();
     let is_idle = runs.is_some_and(|running| own(seen, running).is_empty());
     if !is_idle || seen.migrates || seen.misses_tables() || seen.is_away() {
+        return false;
+    }
+    if state.is_settling(elapsed, queued_since, seen) {
         return false;
     }
     if !is_held {
@@ -355,6 +372,9 @@ pub fn may_end(state: &mut State, elapsed: Duration, seen: Option<&Seen>, is_hel
 
 /// What this replica runs, or may run as long as it is not known.
 fn own<'a>(seen: &Seen, running: &'a [Run]) -> Vec<&'a Run> {
+    if seen.starts && seen.replica.is_none() {
+        return Vec::new();
+    }
     let is_own = |run: &&Run| seen.replica.as_ref().is_none_or(|own| *own == run.owner);
     running.iter().filter(is_own).collect()
 }
@@ -397,6 +417,7 @@ mod tests {
             sessions: Some(2),
             quiet: Some(4.0),
             migrates: false,
+            starts: false,
             asked: false,
             has_tables: Some(true),
             running: Some(
@@ -948,6 +969,100 @@ mod tests {
         assert_eq!(at(21, &queued), lets_through);
         // One that no replica claims holds none up.
         assert_eq!(at(22, &queued), Step::LetGo(LetGo::Idle));
+    }
+
+    #[test]
+    fn queued_work_is_let_through_where_the_queue_may_not_be_held() {
+        let mut queued = seen(Some("a"), &[]);
+        queued.clock = CLOCK + 300.0;
+        let mut state = State::default();
+        let mut at = |seconds, available| {
+            queued.available = available;
+            let elapsed = Duration::from_secs(seconds);
+            step(&mut state, &TERMS, elapsed, Some(&queued), false)
+        };
+        assert_eq!(at(10, Some(3)), waits(For::QueuedWork(3)));
+        assert_eq!(at(21, None), waits(For::UnknownTasks));
+        assert_eq!(at(22, Some(1)), Step::LetGo(LetGo::Idle));
+        assert_eq!(at(23, Some(0)), Step::LetGo(LetGo::Idle));
+        assert_eq!(at(24, Some(1)), waits(For::QueuedWork(1)), "it is new");
+    }
+
+    #[test]
+    fn what_is_queued_at_the_last_reading_may_be_claimed_by_this_replica() {
+        let mut state = State::default();
+        let mut ends = |seconds, seen: Option<&Seen>| {
+            may_end(&mut state, Duration::from_secs(seconds), seen, true)
+        };
+        let idle = seen(Some("a"), &["b"]);
+        let [queued, uncounted] = [Some(1), None].map(|available| Seen {
+            available,
+            ..idle.clone()
+        });
+        assert!(!ends(60, Some(&queued)));
+        assert!(ends(61, Some(&idle)), "one claimed it");
+        assert!(!ends(62, Some(&queued)));
+        assert!(!ends(73, Some(&uncounted)));
+        assert!(ends(74, Some(&queued)), "none can claim it");
+        // What was not seen does not count, nor what was queued before the replica was busy.
+        for between in [None, Some(&seen(Some("a"), &["a"]))] {
+            assert!(!ends(75, between));
+            assert!(!ends(76, Some(&queued)));
+            assert!(!ends(87, Some(&queued)));
+            assert!(ends(88, Some(&queued)));
+        }
+    }
+
+    #[test]
+    fn the_time_that_queued_work_has_counts_from_one_reading_to_the_next() {
+        let mut queued = seen(Some("a"), &[]);
+        queued.available = Some(1);
+        let mut state = State::default();
+        let mut lets_go = |seconds, seen: Option<&Seen>| {
+            let elapsed = Duration::from_secs(seconds);
+            matches!(
+                step(&mut state, &TERMS, elapsed, seen, false),
+                Step::LetGo(_)
+            )
+        };
+        assert!(!lets_go(10, Some(&queued)));
+        assert!(!lets_go(15, None));
+        assert!(!lets_go(60, Some(&queued)), "nothing was claimed meanwhile");
+        assert!(!lets_go(71, Some(&queued)));
+        assert!(lets_go(72, Some(&queued)));
+        let elapsed = Duration::from_secs(72);
+        assert!(may_end(&mut state, elapsed, Some(&queued), true));
+    }
+
+    #[test]
+    fn a_process_that_waits_for_the_lock_of_its_start_runs_nothing() {
+        let starting = Seen {
+            starts: true,
+            ..seen(None, &["b", "c"])
+        };
+        assert_eq!(at(4, Some(&starting)), waits(For::Pause));
+        assert_eq!(at(5, Some(&starting)), Step::LetGo(LetGo::Idle));
+        let elapsed = Duration::from_secs(5);
+        assert!(may_end(
+            &mut State::default(),
+            elapsed,
+            Some(&starting),
+            true
+        ));
+        // One that has sent heartbeats has started.
+        for own in [None, Some("b")] {
+            let started = Seen {
+                starts: own.is_some(),
+                ..seen(own, &["b"])
+            };
+            let next = at(60, Some(&started));
+            assert!(matches!(next, Step::Wait { .. }), "{next:?}");
+        }
+        let migrating = Seen {
+            migrates: true,
+            ..starting
+        };
+        assert_eq!(at(60, Some(&migrating)), waits(For::Migration));
     }
 
     #[test]

@@ -187,6 +187,7 @@ struct Activity {
     sessions: i64,
     quiet: Option<f64>,
     migrates: bool,
+    starts: bool,
     asked: bool,
     /// When the statements began that are heartbeats of the replica's present process: an array as
     /// text, in UTC.
@@ -243,7 +244,8 @@ const CANDIDATES: &str = include_str!("sql/candidates.sql");
 /// seconds, less than none where it is late. `$1`: from one heartbeat to the next.
 const NEXT_HEARTBEAT: &str = include_str!("sql/next_heartbeat.sql");
 
-/// What runs. Each row of the answer, and the one that there is without any task, says whether each
+/// What runs, and how much may be claimed: by one question, between whose answers no replica claims
+/// anything. Each row of the answer, and the one that there is without any task, says whether each
 /// state that the table allows is one that this version knows, by the words of a constraint on that
 /// column alone or of its type. Otherwise RUNNING need not mean what it did. The state is compared
 /// as it is: in a column of a type that has no such word the server refuses that, where its text
@@ -328,20 +330,9 @@ impl Watch {
             // gone.
             (running, available) = (Some(Vec::new()), Some(0));
         } else if goes_on {
-            match within(connection, LIMITS, tasks).await {
-                Ok((mut found, count)) => {
-                    let answer = if begins.shows_results {
-                        self.add_abandoned(connection, &mut found).await
-                    } else {
-                        Ok(())
-                    };
-                    match answer {
-                        Ok(()) => (running, available) = (Some(found), count),
-                        Err(Spoilt::NotUnderstood) => {}
-                        Err(Spoilt::SessionOver) => goes_on = false,
-                    }
-                }
-                Err(Spoilt::NotUnderstood) => self.abandoned.asked = None,
+            match self.work(connection, begins.shows_results).await {
+                Ok((found, count)) => (running, available) = (Some(found), Some(count)),
+                Err(Spoilt::NotUnderstood) => {}
                 Err(Spoilt::SessionOver) => goes_on = false,
             }
         }
@@ -353,6 +344,7 @@ impl Watch {
             sessions: is_named.then_some(activity.sessions.unsigned_abs()),
             quiet: activity.quiet.filter(|_| is_named),
             migrates: activity.migrates,
+            starts: activity.starts && is_named,
             asked: activity.asked,
             has_tables,
             running,
@@ -361,32 +353,57 @@ impl Watch {
         Ok(Reading { seen, goes_on, due })
     }
 
-    /// Adds what Bytebase has failed as abandoned to what is RUNNING. Where it cannot be read it is
-    /// not known what runs, until that was asked [`UNANSWERED`] times in vain: then what was read
-    /// last counts.
-    async fn add_abandoned(
+    /// What runs, and how much may be claimed. What runs is what is RUNNING, and what Bytebase has
+    /// failed as abandoned where that can be read.
+    async fn work(
         &mut self,
         connection: &mut PgConnection,
-        running: &mut Vec<Run>,
-    ) -> Result<(), Spoilt> {
+        shows_results: bool,
+    ) -> Result<(Vec<Run>, u64), Spoilt> {
+        let first = within(connection, LIMITS, tasks).await;
+        let (mut running, mut available) = first.inspect_err(|_| self.abandoned.asked = None)?;
+        if shows_results {
+            if self.asks_for_abandoned(connection, &running).await? {
+                // That may have taken seconds, in which a task may have been claimed. One that has
+                // ended in them may have been failed after that answer: it counts until the next
+                // reading, which asks again.
+                let again = within(connection, LIMITS, tasks).await;
+                let (now, count) = again.inspect_err(|_| self.abandoned.asked = None)?;
+                running.retain(|run| !now.contains(run));
+                running.extend(now);
+                available = count;
+            }
+            self.abandoned.before.clone_from(&running);
+            running.extend_from_slice(&self.abandoned.runs);
+        }
+        Ok((running, available))
+    }
+
+    /// Asks what Bytebase has failed as abandoned, where the last answer does not serve any more.
+    /// Whether it was asked. Where it cannot be read it is not known what runs, until that was
+    /// asked [`UNANSWERED`] times in vain: then what was read last counts.
+    async fn asks_for_abandoned(
+        &mut self,
+        connection: &mut PgConnection,
+        running: &[Run],
+    ) -> Result<bool, Spoilt> {
         let own = self.heartbeats.replica();
         let last = &mut self.abandoned;
-        if last.is_to_be_asked(own, running, Instant::now()) {
-            let question = async |connection: &mut PgConnection| abandoned(connection, own).await;
-            match within(connection, ABANDONED_LIMITS, question).await {
-                Ok(runs) => (last.runs, last.unanswered) = (runs, 0),
-                Err(Spoilt::NotUnderstood) if last.unanswered >= UNANSWERED => {}
-                Err(spoilt) => {
-                    last.unanswered += 1;
-                    return Err(spoilt);
-                }
-            }
-            last.asked = Some(Instant::now());
-            last.own = own.map(str::to_owned);
+        if !last.is_to_be_asked(own, running, Instant::now()) {
+            return Ok(false);
         }
-        last.before.clone_from(running);
-        running.extend_from_slice(&last.runs);
-        Ok(())
+        let question = async |connection: &mut PgConnection| abandoned(connection, own).await;
+        match within(connection, ABANDONED_LIMITS, question).await {
+            Ok(runs) => (last.runs, last.unanswered) = (runs, 0),
+            Err(Spoilt::NotUnderstood) if last.unanswered >= UNANSWERED => {}
+            Err(spoilt) => {
+                last.unanswered += 1;
+                return Err(spoilt);
+            }
+        }
+        last.asked = Some(Instant::now());
+        last.own = own.map(str::to_owned);
+        Ok(true)
     }
 
     /// The replica is not known, and a heartbeat would show which one it is.
@@ -483,6 +500,7 @@ impl Watch {
                 sessions: row.try_get("sessions")?,
                 quiet: row.try_get("quiet")?,
                 migrates: row.try_get("migrates")?,
+                starts: row.try_get("starts")?,
                 asked: row.try_get("asked")?,
                 heartbeats: row.try_get("heartbeats")?,
             },
@@ -591,25 +609,22 @@ fn ask(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
     sqlx::query(sql).persistent(false)
 }
 
-/// What is RUNNING, and how much is queued if that can be counted.
-async fn tasks(connection: &mut PgConnection) -> Result<(Vec<Run>, Option<u64>), Spoilt> {
-    let rows = ask(RUNNING).fetch_all(&mut *connection).await?;
-    let mut running = Vec::new();
+/// What is RUNNING, and how much is AVAILABLE.
+async fn tasks(connection: &mut PgConnection) -> Result<(Vec<Run>, u64), Spoilt> {
+    let rows = ask(RUNNING).fetch_all(connection).await?;
+    let (mut running, mut available) = (Vec::new(), 0);
     for row in &rows {
         if !row.try_get::<bool, _>(0)? {
             return Err(Spoilt::NotUnderstood);
         }
-        let owner: Option<String> = row.try_get(1)?;
+        available = row.try_get::<i64, _>(1)?.unsigned_abs();
+        let owner: Option<String> = row.try_get(2)?;
         if let Some(owner) = owner {
-            let started = row.try_get(2)?;
+            let started = row.try_get(3)?;
             running.push(Run { owner, started });
         }
     }
-    match available(connection).await {
-        Ok(count) => Ok((running, Some(count))),
-        Err(Spoilt::NotUnderstood) => Ok((running, None)),
-        Err(Spoilt::SessionOver) => Err(Spoilt::SessionOver),
-    }
+    Ok((running, available))
 }
 
 /// What Bytebase has failed as abandoned. `own`: the replica beside, where it is known.
@@ -622,14 +637,6 @@ async fn abandoned(connection: &mut PgConnection, own: Option<&str>) -> Result<V
         })
     };
     rows.iter().map(run).collect()
-}
-
-async fn available(connection: &mut PgConnection) -> Result<u64, Spoilt> {
-    let row = ask("SELECT count(*) FROM task_run WHERE status = 'AVAILABLE'")
-        .fetch_one(connection)
-        .await?;
-    let count: i64 = row.try_get(0)?;
-    Ok(count.unsigned_abs())
 }
 
 /// Holds the queue, by a transaction of its own that the server ends by itself after `longest`.

@@ -594,6 +594,46 @@ async fn what_was_failed_as_abandoned_is_remembered_and_takes_nothing_from_what_
     }
 }
 
+/// A reading whose question for what was failed as abandoned waits for a lock, while something
+/// changes.
+async fn read_during(
+    change: &str,
+    database: &Database,
+    watch: &mut Watch,
+    hook: &mut PgConnection,
+) -> Seen {
+    let mut migration = database.session("demo-0").await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE replica_heartbeat")
+        .execute(&mut migration)
+        .await
+        .unwrap();
+    let meanwhile = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        database.sql(change);
+        migration.close().await.unwrap();
+    };
+    let (reading, ()) = tokio::join!(watch.read(hook, Bytebases, None), meanwhile);
+    reading.unwrap().seen
+}
+
+#[tokio::test]
+async fn what_runs_is_read_after_the_slow_question_for_what_was_failed_as_abandoned() {
+    let database = Database::new("slow_question", SCHEMA);
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
+    database.sql("ALTER TABLE task_run ADD result jsonb NOT NULL DEFAULT '{}', ADD updated_at timestamptz NOT NULL DEFAULT now()");
+    let claims =
+        "INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now())";
+    let seen = read_during(claims, &database, &mut watch, &mut hook).await;
+    assert_eq!(owners(&seen), ["own"]);
+    // It may have been failed as abandoned once that was answered.
+    watch.changes_session();
+    let ends = "UPDATE task_run SET status = 'DONE'";
+    let seen = read_during(ends, &database, &mut watch, &mut hook).await;
+    assert_eq!(owners(&seen), ["own"]);
+    assert_eq!(owners(&read(&mut watch, &mut hook).await), [""; 0]);
+}
+
 /// The server shows the sessions of a role that works by `SET ROLE` to that role and not to the
 /// other.
 #[tokio::test]
@@ -800,6 +840,41 @@ async fn a_migration_counts_where_the_replica_itself_runs_it() {
         .await
         .unwrap();
     assert!(!read(&mut watch, &mut hook).await.migrates);
+}
+
+#[tokio::test]
+async fn a_process_that_waits_for_the_lock_of_the_migration_has_not_started() {
+    let lock = "SELECT pg_advisory_lock(1002)";
+    let database = Database::new("starts", SCHEMA);
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
+    let mut other = database.session("demo-0").await;
+    sqlx::query(lock).execute(&mut other).await.unwrap();
+    let mut own = database.session("demo-1").await;
+    assert!(!read(&mut watch, &mut hook).await.starts);
+    let waits = tokio::spawn(async move {
+        sqlx::query(lock).execute(&mut own).await.unwrap();
+        own
+    });
+    let begun = Instant::now();
+    while !read(&mut watch, &mut hook).await.starts {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // A session of an earlier process of the container, or perhaps.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    for age in [None, Some(Duration::ZERO)] {
+        let reading = watch.read(&mut hook, Bytebases, age).await.unwrap();
+        assert!(!reading.seen.starts, "{age:?}");
+    }
+    for name in ["demo-2", ""] {
+        let mut watch = watch_of(name.to_owned());
+        assert!(!read(&mut watch, &mut hook).await.starts, "{name}");
+    }
+    other.close().await.unwrap();
+    let _own = waits.await.unwrap();
+    let seen = read(&mut watch, &mut hook).await;
+    assert!(seen.migrates && !seen.starts);
 }
 
 #[tokio::test]
@@ -1356,6 +1431,26 @@ async fn the_program_keeps_the_pause_and_the_time_out() {
     assert!(took >= Duration::from_millis(2900), "{took:?}");
     let said = fs::read_to_string(&log).unwrap();
     assert!(said.contains("the time for the drain is up"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_waits_for_queued_work_unless_no_replica_claims_it() {
+    let database = Database::new("queued_work", SCHEMA);
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    fs::write(&log, "").unwrap();
+    let _own = database.session("demo-1").await;
+    database.sql("INSERT INTO task_run (status) VALUES ('AVAILABLE')");
+    let mut program = hook(&database, &log, &["--timeout=60"], "demo-1");
+    until_it_says(&log, "waiting for a queued task to be claimed").await;
+    assert_eq!(ended(&mut program, Duration::from_secs(2)), None);
+    database.sql("UPDATE task_run SET status = 'DONE'");
+    let took = ended(&mut program, Duration::from_secs(20)).unwrap();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    database.sql("UPDATE task_run SET status = 'AVAILABLE'");
+    let mut program = hook(&database, &log, &["--timeout=60"], "demo-1");
+    let took = ended(&mut program, Duration::from_secs(30)).unwrap();
+    assert!(took >= Duration::from_secs(12), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,10 @@ SELECT extract(epoch FROM clock_timestamp())::float8 AS clock, pg_is_in_recovery
     WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $3::oid AND l.objsubid = 1 AND l.granted
     AND (a.application_name = $1 OR current_setting('application_name') <> $5)
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS migrates,
+  EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $3::oid AND l.objsubid = 1 AND NOT l.granted
+    AND a.application_name = $1 AND a.backend_start >= clock_timestamp() - make_interval(secs => $2)
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS starts,
   EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $4::oid
     AND objid = (SELECT {session_key}::oid FROM pg_stat_activity WHERE pid = pg_backend_pid()) AND objsubid = 2 AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS asked,

@@ -25,6 +25,8 @@ pub enum Bug {
     NoLastReading,
     /// The hook returns after a last reading for which it could not hold the queue.
     LeavesUnheld,
+    /// The hook returns after a last reading that shows work which its replica may still claim.
+    LeavesQueuedWork,
     /// The hook returns although its last reading was not answered.
     LeavesUnanswered,
     /// The hook never holds the queue while it waits.
@@ -52,7 +54,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::EarlierIdTaken,
         Self::EarlierTasksCount,
         Self::HoldForgotten,
@@ -60,6 +62,7 @@ impl Bug {
         Self::WindowsOfItsOwn,
         Self::NoLastReading,
         Self::LeavesUnheld,
+        Self::LeavesQueuedWork,
         Self::LeavesUnanswered,
         Self::NeverHolds,
         Self::SilenceIsNoSession,
@@ -80,6 +83,7 @@ impl Bug {
             | Self::UnknownIsIdle
             | Self::NoLastReading
             | Self::LeavesUnheld
+            | Self::LeavesQueuedWork
             | Self::LeavesUnanswered
             | Self::SilenceIsNoSession
             | Self::MigrationIgnored
@@ -145,6 +149,8 @@ pub enum Phase {
     Gone {
         /// It was killed, or was right to return whatever its replica ran.
         excused: bool,
+        /// It had waited long enough for work to be claimed that no replica claimed.
+        waited: bool,
         /// Work was promoted since.
         promoted: bool,
     },
@@ -172,6 +178,9 @@ pub struct Hook {
     /// When a database with Bytebase's tables answered it last. Not for the hook, which keeps its
     /// own books.
     pub answered: u8,
+    /// Since when each of its readings has shown work that may be claimed, and no task of its
+    /// replica. Likewise not for the hook.
+    pub queued: Option<u8>,
 }
 
 impl Hook {
@@ -187,6 +196,7 @@ impl Hook {
             has_read: false,
             phase: Phase::Reads,
             answered: tick,
+            queued: None,
         }
     }
 

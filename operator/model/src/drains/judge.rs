@@ -12,6 +12,15 @@ const UNREACHABLE: Duration = Duration::from_mins(2);
 /// tasks: others give them up.
 const DISCONNECTED: Duration = Duration::from_mins(1);
 
+/// A hook waits for so long for work to be claimed that its replica may claim.
+const SETTLING: Duration = Duration::from_secs(12);
+
+/// Whether the hook of this pod has waited long enough for work that no replica claims.
+pub fn has_waited(world: &World, place: u8) -> bool {
+    let queued = world.pod(place).hook().and_then(|hook| hook.queued);
+    queued.is_some_and(|queued| since(queued, world.tick) >= SETTLING)
+}
+
 /// A step passes: whether the queue is held in it, by whomever.
 pub fn note_holds(world: &mut World, rules: &Rules) {
     let tick = world.tick;

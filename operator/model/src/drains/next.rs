@@ -115,6 +115,7 @@ impl World {
                 hook.phase,
                 Phase::Gone {
                     promoted: false,
+                    waited: true,
                     ..
                 }
             )

@@ -61,7 +61,7 @@ fn queue(more: u8) -> Vec<Profile> {
                 ticks: 4 + more,
                 ..none
             },
-            finds: &[Bug::NoLastReading, Bug::NeverHolds],
+            finds: &[Bug::NoLastReading, Bug::LeavesQueuedWork, Bug::NeverHolds],
             ..Profile::default()
         },
         Profile {

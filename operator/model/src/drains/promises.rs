@@ -26,7 +26,7 @@ impl Promise {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Finished => {
-                "before the time-out no pod ends whose replica runs a task or migrates the schema, unless its hook was killed, was asked to let it end while it did not migrate, or had no answer of the database for two minutes or found no tables in it, the replica had no session for one where the login of its hook led or hung as long, or the task was claimed after the last reading of the hook and could be claimed before it"
+                "before the time-out no pod ends whose replica runs a task or migrates the schema, unless its hook was killed, was asked to let it end while it did not migrate, or had no answer of the database for two minutes or found no tables in it, the replica had no session for one where the login of its hook led or hung as long, or the task was claimed after the last reading of the hook, which had seen for twelve seconds that work could be claimed and was not"
             }
             Self::Free => {
                 "all hooks together hold the queue for no longer than the limit, and then leave it free for as long, but for the moment of a last reading"

@@ -2,7 +2,7 @@
 //! say, as `wait.rs` of the hook does. Planted bugs come in between.
 
 use super::hook::{Attempt, Bug, Hook, Phase, Rules, STEP, since};
-use super::judge::is_excused;
+use super::judge::{has_waited, is_excused};
 use super::world::{self, Hold, World};
 use bytebase_drain::drain::{LetGo, Run, Seen, Step, may_end, step};
 use bytebase_drain::identity::Heartbeat;
@@ -87,6 +87,8 @@ impl World {
                 _ => Some(0.0),
             },
             migrates: pod.migrates && pod.cut.is_none() && sees_migration,
+            // In this world a process that waits for another's migration is an idle one.
+            starts: false,
             asked,
             has_tables: Some(self.has_tables || rules.bug == Some(Bug::EmptiedIsIdle)),
             running: match (self.understood && self.has_tables, blind) {
@@ -107,6 +109,21 @@ impl World {
         let answers = |hook: &Hook| hook.astray.is_some() || self.has_tables;
         let hook = self.pod(place).hook().filter(|hook| !hook.deaf);
         self.up && hook.is_some_and(answers)
+    }
+
+    /// Keeps the books on the work that a reading shows and that may be claimed.
+    fn note_queued(&mut self, place: u8) {
+        let process = self.pod(place).process;
+        let is_busy = self.running.iter().any(|run| run.owner == process);
+        let shows = self.is_reached(place)
+            && self.answers(place)
+            && self.understood
+            && self.available > 0
+            && !is_busy;
+        let tick = self.tick;
+        if let Some(hook) = self.hook_mut(place) {
+            hook.queued = shows.then(|| hook.queued.unwrap_or(tick));
+        }
     }
 
     /// The database of its replica answers it.
@@ -131,6 +148,7 @@ impl World {
         }
         let seen = self.seen(rules, place);
         let answers = self.answers(place);
+        self.note_queued(place);
         let Some(hook) = self.hook_mut(place) else {
             return;
         };
@@ -256,7 +274,11 @@ impl World {
     /// Reads for the last time: returns, or goes on waiting.
     pub fn read_last(&mut self, rules: &Rules, place: u8) {
         let tick = self.tick;
-        let seen = self.seen(rules, place);
+        let mut seen = self.seen(rules, place);
+        if let (Some(seen), Some(Bug::LeavesQueuedWork)) = (&mut seen, rules.bug) {
+            seen.available = Some(0);
+        }
+        self.note_queued(place);
         let (answers, reaches) = (self.answers(place), self.is_reached(place));
         let Some(hook) = self.hook_mut(place) else {
             return;
@@ -283,10 +305,12 @@ impl World {
     /// A hook has ended, by itself or killed. What it held is left to the server.
     pub fn returns(&mut self, place: u8, excused: bool) {
         self.pod_mut(place).asked = false;
+        let waited = has_waited(self, place);
         if let Some(hook) = self.hook_mut(place) {
             hook.holds = false;
             hook.phase = Phase::Gone {
                 excused,
+                waited,
                 promoted: false,
             };
         }
@@ -302,6 +326,7 @@ fn nothing(tick: u8) -> Seen {
         sessions: Some(0),
         quiet: None,
         migrates: false,
+        starts: false,
         asked: false,
         has_tables: None,
         running: None,

@@ -14,7 +14,8 @@ pub struct Run {
     pub owner: u8,
     /// When. Only whether a drain had begun before matters, so it may stand for an earlier time.
     pub started: u8,
-    /// It was queued at the last reading of its replica's hook, and claimed after it.
+    /// It was queued at the last readings of its replica's hook, for as long as that waits for work
+    /// to be claimed, and was claimed after them.
     pub late: bool,
 }
 
