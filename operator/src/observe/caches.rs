@@ -1,8 +1,7 @@
 //! What the watches have seen: one cache per kind, filled by `watches` and read by reconciles.
 
 use crate::api::BytebaseCluster;
-use crate::kubernetes::Kind;
-use crate::kubernetes::Readable;
+use crate::kubernetes::{Kind, Readable, ResourceVersion};
 use crate::observation::PodRefusal;
 use crate::observe::pod_events::{PodEvents, VOLUMES};
 use jiff::{SignedDuration, Timestamp};
@@ -16,8 +15,8 @@ use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use parking_lot::Mutex;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -43,6 +42,11 @@ pub struct ObjectName {
 }
 
 impl ObjectName {
+    /// Of an object of which only these are known.
+    pub fn new(namespace: String, name: String) -> Self {
+        Self { namespace, name }
+    }
+
     /// Of an object.
     pub fn of(object: &impl Resource) -> Self {
         Self::of_metadata(object.meta())
@@ -120,12 +124,30 @@ pub struct Serialized(Mutex<HashMap<ObjectName, Box<str>>>);
 impl Serialized {
     /// Reads an object as the type that is wanted.
     fn read<T: DeserializeOwned>(&self, namespace: &str, name: &str) -> Option<T> {
-        let key = ObjectName {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        };
+        let key = ObjectName::new(namespace.to_owned(), name.to_owned());
         deserialize(self.0.lock().get(&key)?)
     }
+
+    fn version(&self, name: &ObjectName) -> Option<ResourceVersion> {
+        let object: Versioned = deserialize(self.0.lock().get(name)?)?;
+        Some(object.metadata.resource_version)
+    }
+
+    fn names(&self) -> Vec<ObjectName> {
+        self.0.lock().keys().cloned().collect()
+    }
+}
+
+/// The version of an object, and nothing else of it.
+#[derive(Deserialize)]
+struct Versioned {
+    metadata: VersionedMetadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VersionedMetadata {
+    resource_version: ResourceVersion,
 }
 
 impl<K: Cached> Storage<K> for Serialized {
@@ -168,12 +190,9 @@ impl Storage<Event> for Events {
     }
 
     fn select(&self, gone: &dyn Fn(&ObjectName) -> bool) -> Vec<Event> {
-        self.0.lock().select(|namespace, name| {
-            gone(&ObjectName {
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-            })
-        })
+        self.0
+            .lock()
+            .select(|namespace, name| gone(&ObjectName::new(namespace.to_owned(), name.to_owned())))
     }
 }
 
@@ -371,6 +390,40 @@ impl Caches {
         self.owned.iter().map(|(kind, cache)| (*kind, cache))
     }
 
+    /// The version in which the watches have shown an object last, if it is here: a cluster, a pod,
+    /// or an owned object.
+    pub fn version(&self, kind: Kind, name: &ObjectName) -> Option<ResourceVersion> {
+        if kind == Kind::BytebaseCluster {
+            let key = ObjectRef::new(&name.name).within(&name.namespace);
+            let cluster = self.clusters.storage.store.get(&key)?;
+            return cluster.metadata.resource_version.clone().map(Into::into);
+        }
+        self.serialized(kind)?.version(name)
+    }
+
+    /// The objects of such a kind that are here, in a namespace or in all.
+    pub fn names(&self, kind: Kind, namespace: Option<&str>) -> Vec<ObjectName> {
+        let mut names = if kind == Kind::BytebaseCluster {
+            let clusters = self.clusters.storage.store.state();
+            let names = clusters.iter();
+            names
+                .map(|cluster| ObjectName::of(cluster.as_ref()))
+                .collect()
+        } else {
+            self.serialized(kind)
+                .map_or_else(Vec::new, Serialized::names)
+        };
+        names.retain(|name| namespace.is_none_or(|namespace| name.namespace == namespace));
+        names
+    }
+
+    fn serialized(&self, kind: Kind) -> Option<&Serialized> {
+        if kind == Kind::Pod {
+            return Some(&self.pods.storage);
+        }
+        Some(&self.owned.get(&kind)?.storage)
+    }
+
     /// What of a namespace cannot be seen though nothing can be decided without it, and what to do.
     pub fn unseen(&self, namespace: &str) -> Option<String> {
         let sets = self.owned.get(&Kind::StatefulSet);
@@ -530,6 +583,35 @@ mod tests {
         assert!(caches.get(Kind::Ingress, "team", "demo").is_none());
         caches.owned[&Kind::Service].remove(object);
         assert!(caches.get(Kind::Service, "team", "demo").is_none());
+    }
+
+    #[test]
+    fn the_version_of_an_object_is_the_one_that_was_shown_last() {
+        let caches = Caches::default();
+        for version in ["9", "12"] {
+            let metadata = json!({"name": "demo", "namespace": "team", "resourceVersion": version});
+            let object = json!({"metadata": metadata});
+            caches
+                .pods
+                .put(serde_json::from_value(object.clone()).unwrap());
+            caches.owned[&Kind::StatefulSet].put(serde_json::from_value(object).unwrap());
+            let mut cluster = crate::testing::cluster(&json!({}));
+            cluster.metadata = serde_json::from_value(metadata).unwrap();
+            caches.clusters.put(cluster);
+            for kind in [Kind::BytebaseCluster, Kind::StatefulSet, Kind::Pod] {
+                let names = caches.names(kind, Some("team"));
+                let shown: Vec<_> = names
+                    .iter()
+                    .filter_map(|name| caches.version(kind, name))
+                    .collect();
+                let expected = ResourceVersion::from(version.to_owned());
+                assert_eq!(shown, [expected], "{kind}");
+                assert_eq!(caches.names(kind, None), names, "{kind}");
+                assert_eq!(caches.names(kind, Some("other")), [], "{kind}");
+            }
+        }
+        let other = ObjectName::new("team".to_owned(), "other".to_owned());
+        assert_eq!(caches.version(Kind::Pod, &other), None);
     }
 
     #[test]

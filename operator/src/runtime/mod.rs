@@ -1,6 +1,7 @@
 //! Wiring: watches, the reconcile, time-outs, shutdown.
 
 pub(crate) mod backoff;
+mod catch_up;
 pub(crate) mod context;
 mod first_pass;
 pub(crate) mod logging;

@@ -1,5 +1,6 @@
 //! From options to a running operator, and back down.
 
+use super::catch_up::{Followed, catch_up};
 use super::context::{Context, Options, Parts};
 use super::own_image;
 use super::reconcile::{after_failure, reconcile};
@@ -8,7 +9,6 @@ use super::slots::CONCURRENCY;
 use super::tasks::Essential;
 use super::wall_clock;
 use super::watches;
-use crate::api::BytebaseCluster;
 use crate::apply::bytebase;
 use crate::decide::Settings;
 use crate::dereference;
@@ -33,9 +33,6 @@ use tokio_util::sync::CancellationToken;
 const FIRST_PASS: Duration = Duration::from_secs(5);
 /// Longest that an answer of the API server to a reconcile may take.
 const ANSWER: Duration = Duration::from_secs(20);
-/// A standby that takes over while a cluster is changing decides no sooner: its watches lag by a
-/// fraction of a second.
-const CATCH_UP: Duration = Duration::from_secs(1);
 /// Longest a reconcile may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(20);
 /// Longest that the last events may take at shutdown.
@@ -144,7 +141,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
         starter.spawn("the queue of clusters".to_owned(), task);
     });
     serve_live_values(&context, &metrics);
-    watches::start(&context, &watch_client, &readiness, &essential);
+    let followed = watches::start(&context, &watch_client, &readiness, &essential);
     start_keepers(&context, &essential);
     let image_answered = own_image::start(&context, &essential, lease_namespace, pod_name);
     starting.found();
@@ -160,7 +157,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     tracing::info!("leading");
 
     let drain = CancellationToken::new();
-    let ready = ready(readiness, image_answered, is_any_changing(&context));
+    let ready = ready(readiness, followed, image_answered);
     let mut work = tokio::spawn(work(Arc::clone(&context), keys, ready, drain.clone()));
     let lost = tokio::select! {
         lost = contender.keep() => Some(lost),
@@ -205,36 +202,28 @@ async fn ends(
     drained.await.unwrap_or(Ok(()))
 }
 
-/// Whether pods of any cluster may come or go.
-fn is_any_changing(context: &Context) -> bool {
-    let clusters = context.sources.caches.clusters.store().state();
-    clusters.iter().any(|cluster| is_changing(cluster))
-}
-
-/// Whether its pods come or go by what the previous leader reported last, or may by a change of the
-/// spec, of which that leader reports only once it has acted on it.
-fn is_changing(cluster: &BytebaseCluster) -> bool {
-    cluster.status.as_ref().is_some_and(|status| {
-        let is_ahead = cluster.metadata.generation != status.observed_generation;
-        is_ahead || status.phase.is_some_and(|phase| !phase.is_settled())
-    })
-}
-
-/// Waits until clusters may be reconciled. `image_answered`: cancelled once the operator's own
-/// image is known, or has been refused. `is_changing`: whether pods of a cluster come or go.
-async fn ready(readiness: Readiness, image_answered: CancellationToken, is_changing: bool) {
-    // A leader that hands over may have evicted a pod a moment ago. What it remembered is gone with
-    // it, and a standby whose watches do not show that yet would end another one beside it. What
-    // has still to be listed is newer than that.
-    if is_changing && readiness.is_ready() {
-        tokio::time::sleep(CATCH_UP).await;
-    }
+/// Waits until clusters may be reconciled. `followed`: the watches that must show what is stored.
+/// `image_answered`: cancelled once the operator's own image is known, or has been refused.
+pub(super) async fn ready(
+    readiness: Readiness,
+    followed: Vec<Followed>,
+    image_answered: CancellationToken,
+) {
     // Nothing is decided on half-filled caches: what is not there yet would be taken for missing.
+    complete(&readiness).await;
+    // Nor on what was stored before the previous leader's last write. Even what has just been
+    // listed may be of before.
+    catch_up(&followed, &readiness).await;
+    complete(&readiness).await;
+    // A new cluster that is made a moment too early has no drain hook until its pods change.
+    let _ = tokio::time::timeout(ANSWER, image_answered.cancelled()).await;
+}
+
+/// Waits until nothing is missing.
+async fn complete(readiness: &Readiness) {
     while !readiness.is_ready() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // A new cluster that is made a moment too early has no drain hook until its pods change.
-    let _ = tokio::time::timeout(ANSWER, image_answered.cancelled()).await;
 }
 
 /// Takes clusters off the queue, once it is `ready`, until it is asked to drain.
@@ -359,7 +348,6 @@ fn terminated() -> Result<impl Future<Output = ()>, std::io::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn the_client_of_the_reconciles_waits_for_no_answer_for_ever_and_tries_nothing_again_by_itself()
@@ -368,51 +356,5 @@ mod tests {
         let config = without_retries(&config);
         assert_eq!(config.read_timeout, Some(ANSWER));
         assert!(!config.default_retry && config.reset_reader_on_write);
-    }
-
-    #[test]
-    fn a_cluster_changes_by_its_phase_and_by_a_spec_that_is_not_yet_reported_on() {
-        let changes = |phase: &str, observed: i64| {
-            let cluster = json!({
-                "metadata": {"name": "demo", "generation": 7},
-                "spec": {"version": "3.21.1", "externalURL": "https://demo.example.com", "database": {}},
-                "status": {"phase": phase, "observedGeneration": observed},
-            });
-            is_changing(&serde_json::from_value(cluster).unwrap())
-        };
-        for settled in ["Ready", "Limited", "Stopped", "Paused"] {
-            assert!(!changes(settled, 7), "{settled}");
-            assert!(changes(settled, 6), "{settled}");
-        }
-        for phase in [
-            "Pending", "Starting", "Rolling", "Scaling", "Degraded", "Invalid", "Stalled",
-        ] {
-            assert!(changes(phase, 7), "{phase}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_standby_that_takes_over_waits_until_its_watches_have_caught_up() {
-        let answered = CancellationToken::new();
-        answered.cancel();
-        let begun = tokio::time::Instant::now();
-        ready(Readiness::default(), answered.clone(), true).await;
-        assert!(begun.elapsed() >= CATCH_UP);
-
-        // Where nothing changes there is nothing to catch up with.
-        let begun = tokio::time::Instant::now();
-        ready(Readiness::default(), answered.clone(), false).await;
-        assert!(begun.elapsed() < CATCH_UP);
-
-        // One that has just started lists everything anyway.
-        let readiness = Readiness::default();
-        let missing = readiness.missing("pods");
-        let begun = tokio::time::Instant::now();
-        let listed = async {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            missing.found();
-        };
-        tokio::join!(ready(readiness, answered, true), listed);
-        assert!(begun.elapsed() < CATCH_UP);
     }
 }

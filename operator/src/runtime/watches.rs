@@ -3,6 +3,7 @@
 //! cache, and the cluster concerned into the queue.
 
 use super::backoff::{self, Backoff};
+use super::catch_up::Followed;
 use super::context::Context;
 use super::server::Missing;
 use super::tasks::Essential;
@@ -28,6 +29,7 @@ use std::iter;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// Longest pause of a watch whose connection failed. Until it is back nothing new is seen, so it
 /// must not come long after the API server.
@@ -54,13 +56,14 @@ const BLIND_TRIES: u32 = 4;
 const STANDS_AFTER: Duration = Duration::from_mins(2);
 
 /// Starts every watch. Each holds a handle on readiness until its first listing, or until it is
-/// known to be forbidden or to fail.
+/// known to be forbidden or to fail. Returns those that must show what is stored before a process
+/// that begins to lead decides: what is written of the other kinds follows from these alone.
 pub fn start(
     context: &Arc<Context>,
     client: &Client,
     readiness: &super::server::Readiness,
     essential: &Essential,
-) {
+) -> Vec<Followed> {
     let namespaces: Vec<Option<String>> = if context.options.namespaces.is_empty() {
         vec![None]
     } else {
@@ -72,6 +75,7 @@ pub fn start(
             .map(Some)
             .collect()
     };
+    let mut followed = Vec::new();
     for namespace in namespaces {
         let watch = Watch {
             context: Arc::clone(context),
@@ -80,7 +84,7 @@ pub fn start(
             readiness: readiness.clone(),
             essential: essential.clone(),
         };
-        watch.cached(
+        let clusters = watch.cached(
             Kind::BytebaseCluster,
             watch.api(),
             everything()
@@ -90,7 +94,7 @@ pub fn start(
             trim_cluster,
             key_of_cluster,
         );
-        watch.cached(
+        let pods = watch.cached(
             Kind::Pod,
             watch.api(),
             ours(),
@@ -98,8 +102,9 @@ pub fn start(
             pod::trim,
             key_by_label,
         );
+        followed.extend([clusters, pods]);
         for (kind, cache) in context.sources.caches.owned() {
-            watch.cached(
+            let owned = watch.cached(
                 kind,
                 watch.api_of(kind),
                 ours(),
@@ -107,6 +112,9 @@ pub fn start(
                 strip_types,
                 key_by_label,
             );
+            if kind == Kind::StatefulSet {
+                followed.push(owned);
+            }
         }
         let caches = &context.sources.caches;
         let creations = (pod_events::CREATIONS.to_owned(), &caches.creations);
@@ -126,6 +134,7 @@ pub fn start(
         watch.named::<Secret>(Kind::Secret);
         watch.named::<ConfigMap>(Kind::ConfigMap);
     }
+    followed
 }
 
 struct Watch {
@@ -255,15 +264,27 @@ impl Watch {
         cache: &Arc<Cache<K, S>>,
         trim: fn(&mut K),
         key: fn(&K) -> Option<Key>,
-    ) where
+    ) -> Followed
+    where
         K::DynamicType: Clone,
     {
         cache.expect_watch(self.namespace.as_deref());
         let mut feed = Feed::new(&self.context, kind, cache, trim, key);
         feed.namespace.clone_from(&self.namespace);
         feed.missing = Some(self.readiness.missing(kind.name()));
-        let task = feed.run(move || watcher::watcher(api.clone(), config.clone()));
-        self.essential.spawn(self.task(kind), task);
+        let (begin_again, again) = unbounded_channel();
+        let followed = Followed {
+            context: Arc::clone(&self.context),
+            client: self.client.clone(),
+            kind,
+            namespace: self.namespace.clone(),
+            selector: config.label_selector.clone(),
+            begin_again,
+        };
+        let watch = move || watcher::watcher(api.clone(), config.clone());
+        self.essential
+            .spawn(self.task(kind), feed.run(watch, again));
+        followed
     }
 
     /// Watches names only: that an object changed, never its values.
@@ -429,7 +450,41 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         }
     }
 
-    pub(super) async fn run<W>(mut self, watch: impl Fn() -> W + Send)
+    /// Follows the watch, which begins again as in a process that has just started whenever `again`
+    /// asks for it.
+    async fn run<W>(
+        mut self,
+        watch: impl Fn() -> W + Send + Sync,
+        mut again: UnboundedReceiver<Missing>,
+    ) where
+        W: Stream<Item = Result<Event<Guarded<K>>, watcher::Error>> + Send,
+    {
+        loop {
+            tokio::select! {
+                () = self.follow(&watch) => return,
+                // Once this process leads, none comes in any more.
+                Some(missing) = again.recv() => self.begin_again(missing),
+            }
+        }
+    }
+
+    /// Forgets what it has shown. Holds `missing` until it has listed, or has failed for long, but
+    /// not where it had not listed before either.
+    fn begin_again(&mut self, missing: Missing) {
+        self.seen.clear();
+        self.failing = None;
+        let namespace = self.namespace.as_deref();
+        // Without a word to anything that would follow from their deletion: nothing is remembered
+        // of them yet.
+        for object in self.cache.vanished(namespace, &HashSet::new()) {
+            self.cache.remove(object);
+        }
+        if self.cache.lost(namespace, None) {
+            self.missing = Some(missing);
+        }
+    }
+
+    pub(super) async fn follow<W>(&mut self, watch: &(impl Fn() -> W + Sync))
     where
         W: Stream<Item = Result<Event<Guarded<K>>, watcher::Error>> + Send,
     {

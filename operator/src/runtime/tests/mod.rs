@@ -1,6 +1,7 @@
 //! Whole reconciles against a scripted API server, with the exact calls that they make.
 
 mod histories;
+mod take_over;
 
 use super::context::{Context, Options, Parts};
 use super::own_image;
@@ -727,7 +728,7 @@ async fn a_watch_that_is_refused_sees_again_once_it_stands_and_not_by_a_listing(
         })
         .chain(futures::stream::pending())
     };
-    let silence = feed.run(unanswered);
+    let silence = feed.follow(&unanswered);
     tokio::pin!(silence);
     let mut blind_after = async |seconds| {
         let silent_for = Duration::from_secs(seconds);
