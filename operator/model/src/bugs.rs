@@ -82,7 +82,8 @@ pub enum Bug {
     OwnerIgnored,
     /// It is not asked where one is written that could not be seen.
     NameTakenIgnored,
-    /// A standby that takes over decides on what its watches had shown by then.
+    /// A standby that takes over decides on what its watches had shown by then, and does not wait
+    /// until they show what is stored.
     TakesOverAtOnce,
     /// A status that was left to the next reconcile is written by none.
     DueStatusForgotten,

@@ -256,7 +256,8 @@ impl Rules {
         self.bug == Some(bug)
     }
 
-    /// A planted bug has a standby that takes over decide on what its watches had shown by then.
+    /// A planted bug has a standby that takes over decide on what its watches had shown by then, as
+    /// one would that does not compare it with what is stored.
     pub fn takes_over_at_once(&self) -> bool {
         self.has(Bug::TakesOverAtOnce)
     }

@@ -1008,7 +1008,8 @@ impl World {
         self.operator.settled &= is_echo;
     }
 
-    /// Another process begins to decide, when its watches have shown what was written before.
+    /// Another process begins to decide, once its watches show what was stored when it began to
+    /// lead: it compares them first, and has one that is behind list again.
     fn is_succeeded(&mut self) {
         let lags = self.operator.cluster.is_some();
         self.operator = Operator {
