@@ -89,11 +89,15 @@ pub enum Bug {
     DueStatusForgotten,
     /// A database is told from another by its place alone.
     AnotherTakenForSame,
+    /// A status is written whichever one stands by then.
+    StatusUnguarded,
+    /// The last status that was written counts as shown as soon as the watch shows anything.
+    EchoTakenForAny,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 43] = [
         Self::RefusalForgotten,
         Self::NothingStored,
         Self::IdentityForgotten,
@@ -135,6 +139,8 @@ impl Bug {
         Self::TakesOverAtOnce,
         Self::DueStatusForgotten,
         Self::AnotherTakenForSame,
+        Self::StatusUnguarded,
+        Self::EchoTakenForAny,
     ];
 
     /// The property that it breaks, by which it must be found.
@@ -157,10 +163,11 @@ impl Bug {
             Self::GateShrinksToLowest | Self::UnknownServesNot => Promise::KeepsOne.text(),
             Self::NoReadingIsOutage => Promise::FirstAfterReading.text(),
             Self::OthersIgnored => Promise::FirstHasPlace.text(),
-            Self::RefusalForgotten | Self::NothingStored | Self::IdentityForgotten => {
-                Promise::FirstInReach.text()
-            }
-            Self::AnotherTakenForSame => Promise::Elsewhere.text(),
+            Self::RefusalForgotten
+            | Self::NothingStored
+            | Self::IdentityForgotten
+            | Self::StatusUnguarded => Promise::FirstInReach.text(),
+            Self::AnotherTakenForSame | Self::EchoTakenForAny => Promise::Elsewhere.text(),
             Self::EvictionWithoutUid => Promise::Meant.text(),
             Self::OwnerIgnored | Self::NameTakenIgnored => Promise::Others.text(),
             Self::UnknownIsNone => Promise::NotUnderstood.text(),

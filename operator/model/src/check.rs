@@ -38,6 +38,10 @@ enum Order {
 }
 
 /// The rules and where they begin.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a way of its own in which the worlds differ"
+)]
 pub struct Checked {
     /// The rules.
     pub rules: Arc<Rules>,
@@ -55,6 +59,8 @@ pub struct Checked {
     pub slow: bool,
     /// The watch of clusters lags, as all the others do.
     pub lags: bool,
+    /// It shows one version after the other.
+    pub steps: bool,
     /// Whether a world recovers, by what of it matters to that.
     pub recovered: Arc<Mutex<HashMap<u64, bool>>>,
 }
@@ -112,6 +118,7 @@ impl Checked {
                 Status::default()
             },
             operator: Operator::new(set, set, pods, false),
+            late: None,
             tick: 0,
             most: self.replicas,
             slow: self.slow,
@@ -119,10 +126,8 @@ impl Checked {
             ghost: Ghost::default(),
         };
         world.operator.has_pods = world.has_pods();
-        world.operator.cluster = self.lags.then(|| Cluster {
-            shown: (world.spec, world.status.clone()),
-            written: None,
-        });
+        let shown = || Cluster::shown(world.spec, world.status.clone(), self.steps);
+        world.operator.cluster = self.lags.then(shown);
         world
     }
 
@@ -144,6 +149,8 @@ impl Checked {
         let next = match action {
             Action::Reconcile => self.reconciled(world),
             Action::TakeOver if self.rules.takes_over_at_once() => world.with_old_caches(),
+            Action::Land if self.rules.takes_any_status() => world.with_late_status(),
+            Action::SyncCluster if self.rules.takes_any_for_echo() => world.with_any_echo(),
             _ => world.after(action),
         };
         next.renumbered()
@@ -184,6 +191,7 @@ impl Checked {
         // What may still happen, and what the checker remembers, has no part in it.
         world.budget = Budget::default();
         world.ghost = Ghost::default();
+        world.late = None;
         let known = || self.recovered.lock();
         let mut visited = Vec::new();
         let (mut recovers, mut minutes) = (false, 0);

@@ -18,6 +18,8 @@ pub struct Profile {
     pub slow: bool,
     /// The watch of clusters lags, as all the others do.
     pub lags: bool,
+    /// It shows one version after the other.
+    pub steps: bool,
     /// The endpoint may lead to another database.
     pub several: bool,
     pub budget: Budget,
@@ -36,6 +38,7 @@ impl Default for Profile {
             strategy: Strategy::Rolling,
             slow: false,
             lags: false,
+            steps: false,
             several: false,
             budget: Budget::default(),
             finds: &[],

@@ -26,6 +26,7 @@ fn profiles(quick: bool) -> Vec<Profile> {
     profiles.extend(rollout(more));
     profiles.extend(others(more));
     profiles.extend(stale(more));
+    profiles.extend(versions());
     profiles.extend(another(more));
     profiles.extend(upgrades::profiles(more));
     profiles
@@ -385,6 +386,44 @@ fn stale(more: u8) -> Vec<Profile> {
     ]
 }
 
+/// Each version of the cluster counts here, so these are as small as the faults allow.
+fn versions() -> Vec<Profile> {
+    let none = Budget::default();
+    vec![
+        Profile {
+            name: "versions of the status: first replica, outages, another application's tables, death, a status that lands late",
+            replicas: 1,
+            running: false,
+            lags: true,
+            steps: true,
+            budget: Budget {
+                crashes: 2,
+                late: 1,
+                outages: 2,
+                swaps: 1,
+                ..none
+            },
+            finds: &[Bug::StatusUnguarded],
+            ..Profile::default()
+        },
+        Profile {
+            name: "versions of the status: first replica, another Bytebase's database in its place",
+            license: None,
+            replicas: 2,
+            running: false,
+            lags: true,
+            steps: true,
+            several: true,
+            budget: Budget {
+                exchanges: 1,
+                ..none
+            },
+            finds: &[Bug::EchoTakenForAny],
+            ..Profile::default()
+        },
+    ]
+}
+
 fn another(more: u8) -> Vec<Profile> {
     let none = Budget::default();
     vec![
@@ -478,10 +517,12 @@ pub fn run_upgrades(quick: bool) -> Result<()> {
     run_part("upgrades", quick, upgrades::profiles)
 }
 
-/// The same for what a standby knows that takes over, and for another database, alone.
+/// The same for what a standby knows that takes over, for what a watch shows late, and for another
+/// database, alone.
 pub fn run_stale(quick: bool) -> Result<()> {
     run_part("stale", quick, |more| {
-        stale(more).into_iter().chain(another(more)).collect()
+        let profiles = stale(more).into_iter().chain(versions());
+        profiles.chain(another(more)).collect()
     })
 }
 
@@ -535,6 +576,7 @@ fn checked(profile: &Profile, bug: Option<Bug>) -> Result<Checked> {
         strategy: profile.strategy,
         slow: profile.slow,
         lags: profile.lags,
+        steps: profile.steps,
         recovered: Arc::default(),
     })
 }
@@ -567,6 +609,7 @@ pub fn walk(quick: bool) -> Result<()> {
             },
             slow: seed % 3 == 0,
             lags: seed % 5 == 0,
+            steps: false,
             recovered: Arc::clone(&recovered),
         };
         let checker = model

@@ -262,6 +262,16 @@ impl Rules {
         self.has(Bug::TakesOverAtOnce)
     }
 
+    /// A planted bug has the API server take a status whichever one stands by then.
+    pub fn takes_any_status(&self) -> bool {
+        self.has(Bug::StatusUnguarded)
+    }
+
+    /// A planted bug has any version of the cluster count as the echo of the last status.
+    pub fn takes_any_for_echo(&self) -> bool {
+        self.has(Bug::EchoTakenForAny)
+    }
+
     /// What a reconcile decides in this world.
     pub fn reconcile(&self, world: &World) -> Decided {
         let ground = Ground {

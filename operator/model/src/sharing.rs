@@ -318,6 +318,7 @@ impl Sharing {
             strategy: Strategy::Rolling,
             slow: false,
             lags: false,
+            steps: false,
             recovered: Arc::default(),
         }
     }

@@ -249,8 +249,76 @@ pub struct Operator {
 pub struct Cluster {
     /// What the user wanted, and the status of then.
     pub shown: (Spec, Status),
-    /// The status that this process has written since then.
+    /// The status that this process has written since then, or found where it was to write one.
     pub written: Option<Status>,
+    /// Where the watch shows one version after the other. `None`: it shows the newest at once, and
+    /// no other process writes.
+    pub versions: Option<Versions>,
+}
+
+/// Versions of a cluster, counted from the one that the watch shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Versions {
+    /// Those that it is still to show, first first. The last one is stored.
+    pub to_come: Vec<(Spec, Status)>,
+    /// That of the status in `written`, if there is one.
+    pub written: u8,
+    /// What the status that is still to be written was decided on: the version (`None`: one from
+    /// before the one that is shown) and its status.
+    pub base: Option<(Option<u8>, Status)>,
+}
+
+impl Versions {
+    /// The one that is stored.
+    fn stored(&self) -> u8 {
+        u8::try_from(self.to_come.len()).unwrap_or(u8::MAX)
+    }
+}
+
+impl Cluster {
+    /// As a watch shows it that has caught up. `steps`: it shows one version after the other.
+    pub fn shown(spec: Spec, status: Status, steps: bool) -> Self {
+        Self {
+            shown: (spec, status),
+            written: None,
+            versions: steps.then(Versions::default),
+        }
+    }
+
+    /// The status, as far as this process knows.
+    fn status(&self) -> &Status {
+        self.written.as_ref().unwrap_or(&self.shown.1)
+    }
+
+    /// The watch shows the next version. Whether that is the echo of the last write, which wakes no
+    /// one.
+    fn shows_next(&mut self) -> bool {
+        let Some(versions) = &mut self.versions else {
+            return false;
+        };
+        if versions.to_come.is_empty() {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.shown, versions.to_come.remove(0));
+        let is_written = self.written.is_some() && versions.written == 1;
+        versions.written = versions.written.saturating_sub(1);
+        if versions.written == 0 {
+            self.written = None;
+        }
+        if let Some((version, _)) = &mut versions.base {
+            *version = version.and_then(|version| version.checked_sub(1));
+        }
+        is_written && before.0 == self.shown.0
+    }
+}
+
+/// A status that a process had sent before it died.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Late {
+    /// What is to stand.
+    pub status: Status,
+    /// The version of the cluster that it was decided on is still the one that is stored.
+    pub fits: bool,
 }
 
 impl Operator {
@@ -317,6 +385,8 @@ pub struct Budget {
     pub crashes: u8,
     /// It ends after its last write, and one that has watched all the time takes over.
     pub handovers: u8,
+    /// A status that it had sent before it died reaches the API server after that.
+    pub late: u8,
     /// The database goes away.
     pub outages: u8,
     /// The database is swapped for another application's, and back.
@@ -393,6 +463,8 @@ pub struct World {
     pub status: Status,
     /// The operator.
     pub operator: Operator,
+    /// The status that a process before it had sent, and that has not reached the API server.
+    pub late: Option<Late>,
     /// Minutes since the beginning.
     pub tick: u8,
     /// Most replicas that the user ever wants.
@@ -424,8 +496,10 @@ pub enum Action {
     Crash,
     /// It ends after its last write, and one that has watched all the time takes over.
     TakeOver,
-    /// The watch of clusters catches up.
+    /// The watch of clusters catches up, or shows the next version.
     SyncCluster,
+    /// A status reaches the API server whose process has died.
+    Land,
     /// The StatefulSet's controller makes this pod.
     Make(u8),
     /// It deletes this pod, which is surplus.
@@ -669,7 +743,7 @@ impl World {
     /// Everything that may happen by chance or by a user's wish.
     pub fn chance(&self) -> Vec<Action> {
         let budget = &self.budget;
-        let mut actions = Vec::new();
+        let mut actions = Vec::from_iter(self.late.is_some().then_some(Action::Land));
         let mut may = |left: u8, action: Action| {
             if left > 0 {
                 actions.push(action);
@@ -817,6 +891,7 @@ impl World {
             Action::Write => world.write(),
             Action::Crash => {
                 world.budget.crashes -= 1;
+                world.leaves_late();
                 world.is_succeeded();
             }
             Action::TakeOver => {
@@ -824,6 +899,7 @@ impl World {
                 world.is_succeeded();
             }
             Action::SyncCluster => world.cluster_is_shown(),
+            Action::Land => world.lands(true),
             Action::Make(ordinal) => world.make(ordinal),
             Action::Remove(ordinal) => {
                 let tick = world.tick;
@@ -982,42 +1058,155 @@ impl World {
             }
             _ => return,
         }
+        self.is_stored();
         // A watch that lags wakes it later.
         self.operator.settled &= self.operator.cluster.is_some();
     }
 
     /// The watch of clusters has not shown yet what is stored.
     fn cluster_lags(&self) -> bool {
-        let cluster = self.operator.cluster.as_ref();
-        cluster
-            .is_some_and(|Cluster { shown, .. }| (&shown.0, &shown.1) != (&self.spec, &self.status))
+        let Some(Cluster {
+            shown, versions, ..
+        }) = &self.operator.cluster
+        else {
+            return false;
+        };
+        match versions {
+            Some(versions) => !versions.to_come.is_empty(),
+            None => (&shown.0, &shown.1) != (&self.spec, &self.status),
+        }
     }
 
-    /// It does.
+    /// It does, or shows the next version.
     fn cluster_is_shown(&mut self) {
         let Some(cluster) = &mut self.operator.cluster else {
             return;
         };
+        if cluster.versions.is_some() {
+            self.operator.settled &= cluster.shows_next();
+            return;
+        }
         // Its own write wakes no one.
         let is_echo =
             cluster.shown.0 == self.spec && cluster.written.as_ref() == Some(&self.status);
-        *cluster = Cluster {
-            shown: (self.spec, self.status.clone()),
-            written: None,
-        };
+        *cluster = Cluster::shown(self.spec, self.status.clone(), false);
         self.operator.settled &= is_echo;
+    }
+
+    /// A version of the cluster has been stored.
+    fn is_stored(&mut self) {
+        if let Some(late) = &mut self.late {
+            late.fits = false;
+        }
+        let cluster = self.operator.cluster.as_mut();
+        if let Some(versions) = cluster.and_then(|cluster| cluster.versions.as_mut()) {
+            versions.to_come.push((self.spec, self.status.clone()));
+        }
+    }
+
+    /// The process dies, and the status that it has just sent may be on its way.
+    fn leaves_late(&mut self) {
+        let cluster = self.operator.cluster.as_ref();
+        let versions = cluster.and_then(|cluster| cluster.versions.as_ref());
+        if self.budget.late > 0
+            && let Some(versions) = versions
+            && let Some((version, _)) = &versions.base
+            && let Some(Write::Status(status)) = self.operator.pending.first()
+        {
+            self.late = Some(Late {
+                status: status.clone(),
+                fits: *version == Some(versions.stored()),
+            });
+            self.budget.late -= 1;
+        }
+    }
+
+    /// It reaches the API server, which takes it if it is `guarded` only in place of the one that
+    /// it was decided on.
+    fn lands(&mut self, guarded: bool) {
+        let late = self.late.take();
+        if let Some(late) = late.filter(|late| late.fits || !guarded) {
+            self.status = late.status;
+            self.is_stored();
+        }
+    }
+
+    /// The world after a late status has landed, whichever one stands by then; never so but for a
+    /// bug.
+    pub fn with_late_status(&self) -> Self {
+        let mut world = self.clone();
+        world.lands(false);
+        world
+    }
+
+    /// The world after the watch of clusters has shown something, which is taken for the last
+    /// status that this process wrote; never so but for a bug.
+    pub fn with_any_echo(&self) -> Self {
+        let mut world = self.after(Action::SyncCluster);
+        if let Some(cluster) = &mut world.operator.cluster {
+            cluster.written = None;
+        }
+        world
+    }
+
+    /// Whether another status stands than the one that the next was decided on. The process then
+    /// goes on from the one that stands.
+    fn is_outdated(&mut self) -> bool {
+        let stored = &self.status;
+        let Some(cluster) = &mut self.operator.cluster else {
+            return false;
+        };
+        let Some(versions) = &mut cluster.versions else {
+            return false;
+        };
+        let last = versions.stored();
+        let fits = versions.base.take().is_none_or(|(version, status)| {
+            // An edit alone leaves the status as it is.
+            version == Some(last) || status == *stored
+        });
+        if !fits {
+            versions.written = last;
+            cluster.written = (last > 0).then(|| stored.clone());
+        }
+        !fits
+    }
+
+    /// The status has been written.
+    fn has_written(&mut self, status: Status) {
+        self.status = status;
+        self.is_stored();
+        let Some(cluster) = &mut self.operator.cluster else {
+            return;
+        };
+        cluster.written = Some(self.status.clone());
+        if let Some(versions) = &mut cluster.versions {
+            versions.written = versions.stored();
+        }
+    }
+
+    /// Takes note of what a status that is to be written was decided on.
+    fn note_base(&mut self) {
+        let mut pending = self.operator.pending.iter();
+        let writes = pending.any(|write| matches!(write, Write::Status(_)));
+        let Some(cluster) = &mut self.operator.cluster else {
+            return;
+        };
+        let status = cluster.status().clone();
+        let is_written = cluster.written.is_some();
+        if let Some(versions) = &mut cluster.versions {
+            let version = if is_written { versions.written } else { 0 };
+            versions.base = writes.then_some((Some(version), status));
+        }
     }
 
     /// Another process begins to decide, once its watches show what was stored when it began to
     /// lead: it compares them first, and has one that is behind list again.
     fn is_succeeded(&mut self) {
-        let lags = self.operator.cluster.is_some();
+        let lags = self.operator.cluster.as_ref();
+        let steps = lags.map(|cluster| cluster.versions.is_some());
         self.operator = Operator {
             has_pods: self.has_pods(),
-            cluster: lags.then(|| Cluster {
-                shown: (self.spec, self.status.clone()),
-                written: None,
-            }),
+            cluster: steps.map(|steps| Cluster::shown(self.spec, self.status.clone(), steps)),
             ..Operator::new(self.set, self.acted_on, self.shown(), true)
         };
         self.ghost.known.dies();
@@ -1045,11 +1234,10 @@ impl World {
 
     /// The world in which the spec and the status are what the operator knows of them.
     pub fn as_known(&self) -> Cow<'_, Self> {
-        let Some(Cluster { shown, written, .. }) = &self.operator.cluster else {
+        let Some(cluster) = &self.operator.cluster else {
             return Cow::Borrowed(self);
         };
-        let (spec, status) = shown;
-        let status = written.as_ref().unwrap_or(status);
+        let (spec, status) = (&cluster.shown.0, cluster.status());
         if (spec, status) == (&self.spec, &self.status) {
             return Cow::Borrowed(self);
         }
@@ -1192,12 +1380,9 @@ impl World {
                     pod.hurried = true;
                 }
             }
-            Write::Status(status) => {
-                self.status = status;
-                if let Some(cluster) = &mut self.operator.cluster {
-                    cluster.written = Some(self.status.clone());
-                }
-            }
+            // The next reconcile writes it, and leaves it to no other one.
+            Write::Status(_) if self.is_outdated() => self.operator.status_due = true,
+            Write::Status(status) => self.has_written(status),
         }
         if self.operator.pending.is_empty() && !self.operator.status_due {
             self.ghost.known.wrote_all();
@@ -1215,6 +1400,10 @@ impl World {
         let leaves = !self.operator.status_due && !pending.iter().any(empties);
         if leaves {
             pending.retain(|write| !matches!(write, Write::Status(_)));
+            let cluster = self.operator.cluster.as_mut();
+            if let Some(versions) = cluster.and_then(|cluster| cluster.versions.as_mut()) {
+                versions.base = None;
+            }
         }
         self.operator.status_due = leaves;
     }
@@ -1297,6 +1486,7 @@ impl World {
         self.operator.status_due &= writes_set;
         self.operator.decided_on = self.operator.cache.0.filter(|_| writes_set);
         self.operator.pending = writes;
+        self.note_base();
     }
 
     fn evict(&mut self, eviction: Eviction) {
