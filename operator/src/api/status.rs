@@ -408,6 +408,10 @@ pub struct ReplicaStatus {
     /// When the heartbeat took the state in `heartbeat`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
+    /// Only while `heartbeat` is `Unknown`: since when it had been `Stale` or `Missing` before. A
+    /// reading that finds that the replica has sent none meanwhile goes on from then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_heartbeat_since: Option<Time>,
     /// Tasks that the replica is running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_tasks: Option<i64>,
@@ -450,6 +454,17 @@ pub struct ReplicaStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub log_line: Option<LogLine>,
+}
+
+impl ReplicaStatus {
+    /// Since when the replica has been known to send no heartbeats.
+    pub fn without_heartbeat_since(&self) -> Option<&Time> {
+        match self.heartbeat {
+            HeartbeatState::Stale | HeartbeatState::Missing => self.since.as_ref(),
+            HeartbeatState::Unknown => self.no_heartbeat_since.as_ref(),
+            HeartbeatState::Fresh => None,
+        }
+    }
 }
 
 /// What the log of Bytebase says of why a replica is not up.

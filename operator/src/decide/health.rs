@@ -29,6 +29,8 @@ pub struct Replica<'a> {
     pub id: Option<Uuid>,
     /// What its heartbeat says.
     pub heartbeat: HeartbeatState,
+    /// When the last heartbeat was sent that was read of it.
+    pub sent: Option<Timestamp>,
     /// Its heartbeat is so old that Bytebase has given its tasks to others, and that is no mere
     /// effect of an outage.
     pub given_up: bool,
@@ -57,6 +59,7 @@ impl<'a> Replica<'a> {
             pod,
             id: pod.replica_id,
             heartbeat,
+            sent: None,
             given_up: false,
             running_tasks: None,
             serves: pod.is_ready() && (active || !readable_ever),
@@ -236,7 +239,9 @@ fn replica<'a>(
     let mut rows = facts.heartbeats.rows().iter();
     let row = rows.find(|row| row.replica_id == id);
     let heartbeat = row.map_or(HeartbeatState::Missing, state);
+    let age = row.and_then(|row| SignedDuration::try_from(row.age).ok());
     Replica {
+        sent: age.and_then(|age| now.checked_sub(age).ok()),
         given_up: all_heard && row.map_or(old, |row| Freshness::of(row.age) == Freshness::Gone),
         running_tasks: running_tasks(id, facts),
         ..Replica::new(pod, heartbeat, true)

@@ -498,7 +498,9 @@ fn report(
         container_id: replica.id.and(replica.pod.container_id.clone()),
         ready: replica.pod.is_ready(),
         heartbeat: replica.heartbeat,
-        since: None,
+        // No earlier than this; the status before says the rest.
+        since: replica.sent.map(Time),
+        no_heartbeat_since: None,
         running_tasks: replica
             .running_tasks
             .and_then(|count| i64::try_from(count).ok()),

@@ -2,8 +2,7 @@
 //! know (a newer one wrote it) is not remembered, and nothing fails.
 
 use crate::api::status::{
-    DatabaseStatus, DrainState, HeartbeatState, LicenseSource, LicenseStatus, LoginState,
-    SignatureState,
+    DatabaseStatus, DrainState, LicenseSource, LicenseStatus, LoginState, SignatureState,
 };
 use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::contract::version::Version;
@@ -115,14 +114,13 @@ fn database_ready(status: &BytebaseClusterStatus) -> Option<(bool, Timestamp)> {
 
 /// Replicas that sent no heartbeat although their pods were Ready.
 fn stale_since(status: &BytebaseClusterStatus) -> BTreeMap<String, (Option<Uuid>, Timestamp)> {
-    let stale = status.replica_statuses.iter().filter(|replica| {
-        let sends_none = [HeartbeatState::Stale, HeartbeatState::Missing];
-        replica.ready && sends_none.contains(&replica.heartbeat)
-    });
-    let since = stale.filter_map(|replica| {
+    let ready = status.replica_statuses.iter();
+    let ready = ready.filter(|replica| replica.ready);
+    let since = ready.filter_map(|replica| {
+        let since = replica.without_heartbeat_since()?;
         let id = replica.replica_id.as_ref();
         let id = id.and_then(|id| Uuid::parse_str(id).ok());
-        Some((replica.pod.clone(), (id, replica.since.as_ref()?.0)))
+        Some((replica.pod.clone(), (id, since.0)))
     });
     since.collect()
 }

@@ -416,14 +416,32 @@ fn is_same(before: HeartbeatState, now: HeartbeatState) -> bool {
     before == now || (before == HeartbeatState::Stale && now == HeartbeatState::Missing)
 }
 
+/// A replica with the time since when its heartbeat has been as it is. What cannot be read for a
+/// while begins the time of one that sends none no new one, unless it turns out that it has sent
+/// some meanwhile.
 fn since(status: ReplicaStatus, previous: &BytebaseClusterStatus, now: &Time) -> ReplicaStatus {
-    let before = previous.replica_statuses.iter().find(|before| {
-        before.pod == status.pod
-            && before.replica_id == status.replica_id
-            && is_same(before.heartbeat, status.heartbeat)
-    });
+    let mut replicas = previous.replica_statuses.iter();
+    let before =
+        replicas.find(|before| before.pod == status.pod && before.replica_id == status.replica_id);
+    let same = before.filter(|before| is_same(before.heartbeat, status.heartbeat));
+    let same = same.and_then(|before| before.since.clone());
+    let is_same_start = |before: &&ReplicaStatus| {
+        before.replica_id.is_some() && before.container_id == status.container_id
+    };
+    let lacked = before.filter(is_same_start);
+    let lacked = lacked.and_then(|before| before.without_heartbeat_since().cloned());
+    let sends_none = matches!(
+        status.heartbeat,
+        HeartbeatState::Stale | HeartbeatState::Missing
+    );
+    // What a decision leaves there is when the last heartbeat was sent.
+    let sent = status.since.as_ref().map(|sent| sent.0);
+    let goes_on = lacked.clone().filter(|_| sends_none);
+    let goes_on = goes_on.map(|since| Time(sent.map_or(since.0, |sent| sent.max(since.0))));
+    let is_unknown = status.heartbeat == HeartbeatState::Unknown;
     ReplicaStatus {
-        since: carried(before.and_then(|before| before.since.clone()), now),
+        since: carried(same.or(goes_on), now),
+        no_heartbeat_since: lacked.filter(|_| is_unknown),
         ..status
     }
 }

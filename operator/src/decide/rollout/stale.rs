@@ -60,7 +60,9 @@ pub fn restart(
     let due = |replica: &Replica<'_>| {
         let since = observation.remembered.stale_since.get(&replica.pod.name);
         let since = since.filter(|(id, _)| *id == replica.id);
-        let since = no_later(since.map(|(_, since)| *since), observation.now);
+        // While the database could not be read it may have sent some.
+        let since = since.map(|(_, since)| replica.sent.map_or(*since, |sent| sent.max(*since)));
+        let since = no_later(since, observation.now);
         since.unwrap_or(observation.now)
     };
     let stale = health.replicas.iter().filter(sends_none);

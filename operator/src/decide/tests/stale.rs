@@ -347,3 +347,62 @@ fn a_drain_is_near_its_end_in_the_last_five_minutes_or_the_last_tenth() {
         None
     );
 }
+
+#[test]
+fn an_outage_does_not_begin_the_time_of_a_stale_replica_again() {
+    let hourly = json!({"rollout": {"restartStaleReplicasAfterSeconds": 3600}});
+    let next = |before: &BytebaseClusterStatus, seen: &mut Observation, seconds| {
+        seen.remembered = remembered(before, None);
+        seen.now = after(secs(seconds));
+        let plan = plan(&hourly, seen);
+        let evicted = evicted(&plan).map(str::to_owned);
+        let status = report::status(before, plan.report, &[], Some(1), seen.now);
+        (status, evicted)
+    };
+    let since = |status: &BytebaseClusterStatus| {
+        let replica = &status.replica_statuses[1];
+        let times = [&replica.since, &replica.no_heartbeat_since];
+        (
+            replica.heartbeat,
+            times.map(|time| time.clone().map(|time| time.0)),
+        )
+    };
+    let begins = after(secs(0));
+    let none = BytebaseClusterStatus::default();
+    let (stale, _) = next(&none, &mut without_heartbeats(&[1], 31), 0);
+    let mut outage = without_heartbeats(&[1], 31);
+    outage.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    let (unread, _) = next(&stale, &mut outage, 3000);
+    let kept = [Some(after(secs(3000))), Some(begins)];
+    assert_eq!(since(&unread), (HeartbeatState::Unknown, kept));
+    let (unread, _) = next(&unread, &mut outage, 3010);
+    assert_eq!(since(&unread), (HeartbeatState::Unknown, kept));
+    for (age, seconds, is_due) in [(3580, 3550, false), (3700, 3600, true)] {
+        let mut again = without_heartbeats(&[1], age);
+        let (status, evicted) = next(&unread, &mut again, seconds);
+        let times = [Some(begins), None];
+        assert_eq!(since(&status), (HeartbeatState::Stale, times), "{age}");
+        assert_eq!(evicted.as_deref(), is_due.then_some("demo-1"), "{age}");
+    }
+    // Its row may be gone by then.
+    let mut missing = with_facts(without_heartbeats(&[], 0), |facts| {
+        heartbeats(facts).remove(1);
+    });
+    let (status, evicted) = next(&unread, &mut missing, 3600);
+    let times = [Some(begins), None];
+    assert_eq!(since(&status), (HeartbeatState::Missing, times));
+    assert_eq!(evicted.as_deref(), Some("demo-1"));
+    // It has sent one while the operator could not read it.
+    let (status, evicted) = next(&unread, &mut without_heartbeats(&[1], 100), 3600);
+    let times = [Some(after(secs(3500))), None];
+    assert_eq!(since(&status), (HeartbeatState::Stale, times));
+    assert_eq!(evicted, None);
+    // It sends them again, or is another process.
+    let (status, _) = next(&unread, &mut without_heartbeats(&[], 0), 3600);
+    let times = [Some(after(secs(3600))), None];
+    assert_eq!(since(&status), (HeartbeatState::Fresh, times));
+    let mut other = without_heartbeats(&[1], 3700);
+    other.pods[1].container_id = Some("containerd://other".to_owned());
+    let (status, _) = next(&unread, &mut other, 3600);
+    assert_eq!(since(&status), (HeartbeatState::Stale, times));
+}
