@@ -424,13 +424,33 @@ pub fn api_server(
     kube::Client::new(service, namespace)
 }
 
-/// The status in the body of a request that writes one, of the cluster that it names: it replaces
-/// what was there, whoever wrote that.
-pub fn written_status(body: &Value) -> Option<(&Value, &Value)> {
-    let [test, add] = body.as_array()?.as_slice() else {
+/// A request that writes a status: it replaces what was there, whoever wrote that.
+pub struct StatusPatch<'a> {
+    uid: &'a Value,
+    version: &'a Value,
+    /// What is written.
+    pub status: &'a Value,
+}
+
+impl StatusPatch<'_> {
+    /// Whether the API server takes it for this cluster, as it is stored.
+    pub fn fits(&self, cluster: &Value) -> bool {
+        let metadata = &cluster["metadata"];
+        (self.uid, self.version) == (&metadata["uid"], &metadata["resourceVersion"])
+    }
+}
+
+/// The request with this body, if it writes a status.
+pub fn status_patch(body: &Value) -> Option<StatusPatch<'_>> {
+    let [uid, version, add] = body.as_array()?.as_slice() else {
         return None;
     };
     let is = |step: &Value, op: &str, path: &str| step["op"] == op && step["path"] == path;
-    (is(test, "test", "/metadata/uid") && is(add, "add", "/status"))
-        .then(|| (&test["value"], &add["value"]))
+    let is_guarded = is(uid, "test", "/metadata/uid");
+    let is_guarded = is_guarded && is(version, "test", "/metadata/resourceVersion");
+    (is_guarded && is(add, "add", "/status")).then(|| StatusPatch {
+        uid: &uid["value"],
+        version: &version["value"],
+        status: &add["value"],
+    })
 }

@@ -3,10 +3,11 @@ Every right the operator has where it serves BytebaseClusters, once: the Cluster
 A comment above each rule names the calls that need it. No rule names a resource or verb that nothing uses.
 */}}
 {{- define "bytebase-operator.rules" -}}
-# The watch whose cache every reconcile begins with.
+# The watch whose cache every reconcile begins with. `get` reads the status that stands where the API server did not take one, since the cluster
+# has changed after the decision.
 - apiGroups: [bytebase.com]
   resources: [bytebaseclusters]
-  verbs: [list, watch]
+  verbs: [get, list, watch]
 # The end of a reconcile: the status, if it differs.
 - apiGroups: [bytebase.com]
   resources: [bytebaseclusters/status]

@@ -33,25 +33,40 @@ pub struct Memory {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Published(BTreeMap<(Option<ConditionType>, Reason, String), Timestamp>);
 
-/// A status whose echo the cache may not have seen.
+/// A status that the cache may not show yet.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct WrittenStatus {
-    /// `resourceVersion` in the cache before it: until the cache moves on, this status is the
-    /// newer one.
+    /// `resourceVersion` in the cache when it was written, or found.
     pub(super) before: Option<String>,
     /// `resourceVersion` with it.
     pub(super) after: Option<String>,
-    /// What was written.
+    /// What stands by then.
     pub(super) status: BytebaseClusterStatus,
+    /// This process has written it. Otherwise it was found in place of the one that a decision
+    /// rested on.
+    pub(super) is_own: bool,
 }
 
 impl Memory {
-    /// The status as last written, which the cache may not show yet.
+    /// The status as last written, or found, which the cache may not show yet.
     pub fn last_status(&self, cluster: &BytebaseCluster) -> BytebaseClusterStatus {
-        match &self.written {
-            Some(written) if written.before == cluster.resource_version() => written.status.clone(),
-            _ => cluster.status.clone().unwrap_or_default(),
+        match self.newer_than(cluster) {
+            Some(written) => written.status.clone(),
+            None => cluster.status.clone().unwrap_or_default(),
         }
+    }
+
+    /// The `resourceVersion` of the cluster with that status.
+    pub(super) fn base(&self, cluster: &BytebaseCluster) -> Option<String> {
+        match self.newer_than(cluster) {
+            Some(written) => written.after.clone(),
+            None => cluster.resource_version(),
+        }
+    }
+
+    fn newer_than(&self, cluster: &BytebaseCluster) -> Option<&WrittenStatus> {
+        let written = self.written.as_ref();
+        written.filter(|written| written.is_newer_than(cluster))
     }
 
     /// Whether a cluster is as the last reconcile left it, changed only by the status that was
@@ -74,10 +89,10 @@ impl Memory {
         waits
     }
 
-    /// Forgets a status that the cache has moved on from.
+    /// Forgets a status that the cache has caught up with.
     pub(super) fn forget_echoed(&mut self, cluster: &BytebaseCluster) {
-        let now = cluster.resource_version();
-        self.written.take_if(|written| written.before != now);
+        self.written
+            .take_if(|written| !written.is_newer_than(cluster));
     }
 }
 
@@ -97,9 +112,22 @@ impl Published {
 }
 
 impl WrittenStatus {
+    /// Whether the cache does not show it yet. Between the version of then and this one it may show
+    /// others, such as an earlier write of this process, whose status is older.
+    fn is_newer_than(&self, cluster: &BytebaseCluster) -> bool {
+        let shown = cluster.resource_version();
+        let number = |version: Option<&String>| version?.parse::<u128>().ok();
+        match (number(shown.as_ref()), number(self.after.as_ref())) {
+            (Some(shown), Some(after)) => shown < after,
+            // No API server over etcd has such versions: only equal ones can be compared.
+            _ => shown == self.before,
+        }
+    }
+
     /// Whether this is the cluster right after this write, with the spec that the status speaks of.
     fn echoes_in(&self, cluster: &ObjectMeta) -> bool {
-        self.after.is_some()
+        self.is_own
+            && self.after.is_some()
             && self.after == cluster.resource_version
             // After a listing, an edit in between has no event of its own.
             && self.status.observed_generation == cluster.generation
@@ -110,6 +138,7 @@ impl WrittenStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::status::Phase;
     use crate::testing::{after, healthy, no_license, now};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -216,6 +245,7 @@ mod tests {
                 observed_generation: Some(3),
                 ..BytebaseClusterStatus::default()
             },
+            is_own: true,
         };
         let cluster = |version: &str, generation| ObjectMeta {
             resource_version: Some(version.to_owned()),
@@ -236,6 +266,11 @@ mod tests {
             ..cluster("7", 3)
         };
         assert!(!written.echoes_in(&deleted));
+        let found = WrittenStatus {
+            is_own: false,
+            ..written.clone()
+        };
+        assert!(!found.echoes_in(&cluster("7", 3)), "another process wrote");
         let unknown = WrittenStatus {
             after: None,
             ..written
@@ -244,5 +279,51 @@ mod tests {
             resource_version: None,
             ..cluster("7", 3)
         }));
+    }
+
+    #[test]
+    fn a_status_stands_until_the_cache_shows_it_or_a_later_one() {
+        let of = |phase| BytebaseClusterStatus {
+            phase: Some(phase),
+            ..BytebaseClusterStatus::default()
+        };
+        let shown = |version: &str| {
+            let mut cluster = crate::testing::cluster(&serde_json::json!({}));
+            cluster.metadata.resource_version = Some(version.to_owned());
+            cluster.status = Some(of(Phase::Stalled));
+            cluster
+        };
+        // The number of the version grows by a digit as well.
+        for (before, after, cases) in [
+            (
+                "8",
+                "10",
+                &[("8", true), ("9", true), ("10", false), ("11", false)][..],
+            ),
+            ("a", "c", &[("a", true), ("b", false), ("c", false)][..]),
+        ] {
+            let memory = Memory {
+                written: Some(WrittenStatus {
+                    before: Some(before.to_owned()),
+                    after: Some(after.to_owned()),
+                    status: of(Phase::Ready),
+                    is_own: true,
+                }),
+                ..Memory::default()
+            };
+            for (version, stands) in cases {
+                let cluster = shown(version);
+                let (phase, base) = if *stands {
+                    (Phase::Ready, after)
+                } else {
+                    (Phase::Stalled, *version)
+                };
+                assert_eq!(memory.last_status(&cluster), of(phase), "{version}");
+                assert_eq!(memory.base(&cluster).as_deref(), Some(base), "{version}");
+                let mut later = memory.clone();
+                later.forget_echoed(&cluster);
+                assert_eq!(later.written.is_some(), *stands, "{version}");
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! From what was decided and what came of it to status and notices: [`report`] writes the status.
 //! The rest is pure.
 
+mod commit;
 mod memory;
 #[cfg(test)]
 mod tests;
@@ -13,20 +14,16 @@ use crate::api::status::{
 };
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason, Weight};
 use crate::apply::event::Notice;
-use crate::apply::{ApplyFailure, ECHO, FIELD_MANAGER, FailureKind, Outcome, Writer};
+use crate::apply::{ApplyFailure, ECHO, FailureKind, Outcome, Writer};
 use crate::decide::plan::{ConditionDraft, Plan, Report, Unmatched};
 use crate::decide::size::haste::PATIENCE;
-use crate::kubernetes::{Guarded, Kind};
 use crate::observation::{LOG_PATIENCE, Observation, PodView, no_later};
 use crate::process::lease::NotLeading;
-use crate::process::metrics::{ClusterSample, WriteVerb};
+use crate::process::metrics::ClusterSample;
 use crate::process::queue::Key;
+use commit::commit;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::api::{Patch, PatchParams};
-use kube::{Api, Client, Resource as _, ResourceExt as _};
-use memory::WrittenStatus;
-use serde_json::json;
 use std::ops::RangeInclusive;
 
 /// Names of sessions in status. A hold has one or two; a database may name any number.
@@ -44,6 +41,12 @@ pub enum Error {
     /// The status could not be written.
     #[error("the status could not be written: {0}")]
     Status(#[source] kube::Error),
+    /// Another status stands than the one that was decided on.
+    #[error("another status stands than the one that was decided on")]
+    Outdated,
+    /// There is no such cluster any more.
+    #[error("the cluster is gone")]
+    Gone,
 }
 
 /// Writes the status if it differs, and adds to `outcome` what is to be published.
@@ -56,9 +59,8 @@ pub async fn report(
     outcome: &mut Outcome,
     memory: &mut Memory,
 ) -> Result<(), Error> {
-    let before = cluster.resource_version();
-    let previous = memory.last_status(cluster);
     memory.forget_echoed(cluster);
+    let previous = memory.last_status(cluster);
     let is_early = plan.unsettled
         || (plan.hears_again && speaks_of_now(&previous, cluster.metadata.generation));
     if is_early && outcome.failures.is_empty() {
@@ -105,21 +107,11 @@ pub async fn report(
     let sample = sample(cluster, &status, &observation.pods, unmatched);
     show(writer, key, sample);
     if status != previous {
-        writer.leadership.check()?;
-        let after = write(&writer.client, cluster, &status).await;
-        let after = after.map_err(Error::Status)?;
-        writer
-            .metrics
-            .wrote(WriteVerb::PatchStatus, Kind::BytebaseCluster);
+        let notices = notices(&previous, &status);
+        commit(writer, cluster, &previous, status, memory).await?;
         outcome.writes += 1;
-        let now = observation.now;
-        let due = due(key, notices(&previous, &status), memory, now);
+        let due = due(key, notices, memory, observation.now);
         outcome.notices.extend(due);
-        memory.written = Some(WrittenStatus {
-            before,
-            after,
-            status,
-        });
     }
     Ok(())
 }
@@ -151,17 +143,17 @@ fn empties(previous: &BytebaseClusterStatus, report: &Report) -> bool {
 }
 
 /// Reports that the operator cannot see the objects of a cluster, so that a status of before does
-/// not go on standing for the present.
+/// not go on standing for the present. Returns what is to be published of it.
 pub async fn report_unseen(
     writer: &Writer,
     key: &Key,
     cluster: &BytebaseCluster,
     message: &str,
+    now: Timestamp,
     memory: &mut Memory,
-) -> Result<(), Error> {
-    writer.leadership.check()?;
+) -> Result<Vec<Notice>, Error> {
+    memory.forget_echoed(cluster);
     let previous = memory.last_status(cluster);
-    let now = Timestamp::now();
     let status = unseen(&previous, message, now);
     let sample = ClusterSample {
         // What was known before is not known to hold any more.
@@ -169,13 +161,12 @@ pub async fn report_unseen(
         ..sample(cluster, &status, &[], None)
     };
     show(writer, key, sample);
-    if status != previous {
-        let written = write(&writer.client, cluster, &status).await;
-        written.map_err(Error::Status)?;
-        let due = due(key, notices(&previous, &status), memory, now);
-        writer.publisher.publish(cluster, &due);
+    if status == previous {
+        return Ok(Vec::new());
     }
-    Ok(())
+    let notices = notices(&previous, &status);
+    commit(writer, cluster, &previous, status, memory).await?;
+    Ok(due(key, notices, memory, now))
 }
 
 /// The notices of which an event is due. Those that repeat one are logged all the same.
@@ -899,32 +890,4 @@ fn is_warning(type_: ConditionType, reason: Reason, replicas: i32) -> bool {
                 }
         }
     }
-}
-
-/// Writes status as a whole: what it leaves out goes, whoever wrote it. A server-side apply would
-/// keep each field that another client has written as well, such as the tool that restores a
-/// backup, and the next decisions would rest on it. Returns the `resourceVersion` of the cluster
-/// with it.
-async fn write(
-    client: &Client,
-    cluster: &BytebaseCluster,
-    status: &BytebaseClusterStatus,
-) -> Result<Option<String>, kube::Error> {
-    let namespace = cluster.namespace().unwrap_or_default();
-    // The answer repeats the spec, which may be one that cannot be read.
-    let api: Api<Guarded<BytebaseCluster>> = Api::namespaced(client.clone(), &namespace);
-    let patch = json!([
-        // A precondition: never the successor of the cluster that was decided on.
-        {"op": "test", "path": "/metadata/uid", "value": cluster.uid()},
-        {"op": "add", "path": "/status", "value": status},
-    ]);
-    let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError)?;
-    let patch = Patch::<()>::Json(patch);
-    let parameters = PatchParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
-    let name = cluster.name_any();
-    let written = api.patch_status(&name, &parameters, &patch).await?;
-    Ok(written.meta().resource_version.clone())
 }

@@ -56,13 +56,15 @@ pub enum Error {
 impl Error {
     fn class(&self) -> ErrorClass {
         match self {
+            Self::Report(report::Error::Outdated) | Self::Apply(_, FailureKind::Conflict) => {
+                ErrorClass::Conflict
+            }
             Self::Read(_)
             | Self::Report(_)
             | Self::NotLeading(_)
             | Self::Apply(_, FailureKind::Transient | FailureKind::Lasting) => {
                 ErrorClass::Transient
             }
-            Self::Apply(_, FailureKind::Conflict) => ErrorClass::Conflict,
             Self::Apply(..) | Self::Blind(_) => ErrorClass::User,
             Self::TimedOut => ErrorClass::TimedOut,
             Self::Panic(_) => ErrorClass::Panic,
@@ -89,6 +91,8 @@ pub async fn reconcile(
     // with the queue, and a panic ends it alone.
     let pass = tokio::spawn(timeout(TIMEOUT, pass.run()).in_current_span());
     let result = match AbortOnDropHandle::new(pass).await {
+        // The watch shows that as well, and which cluster has its name now.
+        Ok(Ok(Err(Error::Report(report::Error::Gone)))) => Ok((Action::await_change(), 0)),
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(Error::TimedOut),
         Err(ended) => Err(Error::Panic(panic_message(ended))),
@@ -126,7 +130,12 @@ pub fn after_failure(
         tracing::debug!(cluster = %name(&key), error = plain(error), "a reconcile failed of a cluster that is gone");
         return Action::await_change();
     };
-    tracing::warn!(cluster = %name(&key), error = plain(error), retry_in = ?wait, "a reconcile failed");
+    if matches!(error, Error::Report(report::Error::Outdated)) {
+        // Such as every take-over may bring.
+        tracing::debug!(cluster = %name(&key), error = plain(error), retry_in = ?wait, "a reconcile is made again");
+    } else {
+        tracing::warn!(cluster = %name(&key), error = plain(error), retry_in = ?wait, "a reconcile failed");
+    }
     Action::requeue(wait)
 }
 
@@ -166,8 +175,11 @@ impl Pass {
         if let Some(message) = sources.caches.unseen(&namespace) {
             // Nothing can be decided without it.
             let mut memory = context.recall(key, uid);
-            report_unseen(writer, key, cluster, &message, &mut memory.report).await?;
+            let now = (sources.clock)();
+            let reported = report_unseen(writer, key, cluster, &message, now, &mut memory.report);
+            let reported = reported.await;
             context.remember(key, memory);
+            writer.publisher.publish(cluster, &reported?);
             return Err(Error::Blind(message));
         }
         let references = dereference(

@@ -21,7 +21,7 @@ use crate::process::lease::Leadership;
 use crate::process::metrics::Metrics;
 use crate::process::queue::{Key, name};
 use crate::testing::{
-    after, api_server, cluster, facts, no_license, settings, stored, written_status,
+    after, api_server, cluster, facts, no_license, settings, status_patch, stored,
 };
 use axum::http::Uri;
 use jiff::SignedDuration;
@@ -217,9 +217,9 @@ impl Stored {
             {
                 refused(409)
             }
-            ("PATCH", Some(mut before)) if is_status => match written_status(&body) {
-                Some((uid, status)) if *uid == before["metadata"]["uid"] => {
-                    before["status"] = status.clone();
+            ("PATCH", Some(mut before)) if is_status => match status_patch(&body) {
+                Some(patch) if patch.fits(&before) => {
+                    before["status"] = patch.status.clone();
                     (200, self.put(place, before))
                 }
                 Some(_) => refused(422),

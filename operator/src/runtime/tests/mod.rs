@@ -21,7 +21,8 @@ use crate::observe::database::probe::Probes;
 use crate::process::lease::Leadership;
 use crate::process::metrics::Metrics;
 use crate::process::queue::{Key, name};
-use crate::testing::{api_server, cluster, facts, no_license, settings, written_status};
+use crate::report;
+use crate::testing::{api_server, cluster, facts, no_license, settings, status_patch};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -63,11 +64,51 @@ const EVENTS: [&str; 4] = [
     "event ReplicaNotReady",
     "event ValidWithWarnings",
 ];
-/// `resourceVersion` of the cluster with a status.
-const AFTER_STATUS: &str = "11";
+/// `resourceVersion` of the cluster with its first status, and with the second.
+const AFTER_STATUS: [&str; 2] = ["11", "17"];
 
 /// In place of a code: the API server does not answer.
 const NO_ANSWER: u16 = 0;
+/// A status that is answered by this code stands all the same.
+const LATE: u16 = 504;
+
+/// The cluster as it is stored.
+#[derive(Clone, Debug)]
+struct Stored {
+    uid: String,
+    version: u64,
+}
+
+impl Stored {
+    /// It is written. Other objects are as well in between.
+    fn changes(&mut self) {
+        self.version += 6;
+    }
+
+    /// A status is asked for, in place of this one.
+    fn takes(&mut self, status: &mut Value, body: &Value) -> (u16, Value) {
+        let patch = status_patch(body).unwrap();
+        if !patch.fits(&self.shown(status)) {
+            return (422, refusal(422));
+        }
+        self.changes();
+        *status = patch.status.clone();
+        (200, self.shown(status))
+    }
+
+    /// As the API server shows it, with this status: the spec is one that cannot be read.
+    fn shown(&self, status: &Value) -> Value {
+        json!({
+            "apiVersion": "bytebase.com/v1alpha1", "kind": "BytebaseCluster",
+            "metadata": {
+                "name": "demo", "namespace": "apps", "uid": self.uid,
+                "resourceVersion": self.version.to_string(),
+            },
+            "spec": "nonsense",
+            "status": status,
+        })
+    }
+}
 
 /// A new cluster, its operator, and the API server that they talk to.
 struct World {
@@ -81,6 +122,8 @@ struct World {
     standing: Arc<Mutex<BTreeMap<String, Value>>>,
     /// The status as it was last written.
     status: Arc<Mutex<Value>>,
+    /// What else is stored of the cluster.
+    stored: Arc<Mutex<Stored>>,
     /// The log of every pod; `None`: it is never answered for.
     log: Arc<Mutex<Option<Value>>>,
     /// Where clusters go that are woken.
@@ -93,7 +136,7 @@ struct World {
 fn call(method: &str, body: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     match method {
-        "PATCH" if written_status(body).is_some() => "status".to_owned(),
+        "PATCH" if status_patch(body).is_some() => "status".to_owned(),
         "PATCH" => {
             let (kind, name) = (text(&body["kind"]), text(&body["metadata"]["name"]));
             format!("{kind}/{name}")
@@ -133,6 +176,13 @@ impl World {
         let (status, log): (Arc<Mutex<Value>>, Arc<Mutex<Option<Value>>>) = Default::default();
         let (called, store, refusals) = (calls.clone(), written.clone(), refused.clone());
         let (reported, pod_log) = (status.clone(), log.clone());
+        let stored = Arc::new(Mutex::new(Stored {
+            uid: cluster(&json!({})).metadata.uid.unwrap(),
+            version: 5,
+        }));
+        let live = stored.clone();
+        let take_status = move |body: &Value| live.lock().takes(&mut reported.lock(), body);
+        let (live, read) = (stored.clone(), status.clone());
         let versions = AtomicU32::new(100);
         let client = api_server("apps", move |method, uri, body| {
             if uri.path().ends_with("/log") {
@@ -141,13 +191,21 @@ impl World {
             }
             let call = call(method, &body);
             called.lock().push(call.clone());
-            if let Some(code) = refusals.lock().get(call.as_str()) {
-                return (*code != NO_ANSWER).then(|| (*code, refusal(*code)));
+            let refused = refusals.lock().get(call.as_str()).copied();
+            if let Some(code) = refused {
+                if (call.as_str(), code) == ("status", LATE) {
+                    take_status(&body);
+                }
+                return (code != NO_ANSWER).then(|| (code, refusal(code)));
+            }
+            if call == "status" {
+                return Some(take_status(&body));
             }
             let path = uri.path().rsplit('/').take(2).collect::<Vec<_>>();
             let path = format!("{}/{}", path[1], path[0]);
             let stands = &mut *stands.lock();
             let answer = match (method, call.as_str()) {
+                ("GET", _) if path == "bytebaseclusters/demo" => live.lock().shown(&read.lock()),
                 ("GET", _) if path != "secrets/pg" => match stands.get(&path) {
                     Some(object) => object.clone(),
                     None => return Some((404, refusal(404))),
@@ -156,14 +214,6 @@ impl World {
                     "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pg", "namespace": "apps", "resourceVersion": "1"},
                     "data": {"PG_URL": k8s_openapi::ByteString(URL.to_vec())},
                 }),
-                ("PATCH", "status") => {
-                    let (uid, status) = written_status(&body).unwrap();
-                    assert_eq!(uid, cluster(&json!({})).metadata.uid.as_deref().unwrap());
-                    *reported.lock() = status.clone();
-                    let mut answer = serde_json::to_value(cluster(&json!({}))).unwrap();
-                    answer["metadata"]["resourceVersion"] = json!(AFTER_STATUS);
-                    answer
-                }
                 ("PATCH", _) => {
                     let mut object = body;
                     object["metadata"]["uid"] = json!("made");
@@ -204,6 +254,7 @@ impl World {
             written,
             standing,
             status,
+            stored,
             log,
             queue: Mutex::new(woken),
             refused,
@@ -231,6 +282,34 @@ impl World {
     async fn pass(&self) -> Option<Action> {
         let cluster = Arc::new(self.cluster.clone());
         reconcile(cluster, Arc::clone(&self.context)).await.ok()
+    }
+
+    /// Another party writes the cluster: this status, or what the watch does not show.
+    fn changes(&self, status: Option<Value>) {
+        self.stored.lock().changes();
+        if let Some(status) = status {
+            *self.status.lock() = status;
+        }
+    }
+
+    /// The watch shows the cluster with the status that stands.
+    fn watch_shows_cluster(&mut self) {
+        let version = self.stored.lock().version.to_string();
+        let status = self.status.lock().clone();
+        self.watch_shows_version(&version, &status);
+    }
+
+    /// It shows this version of the cluster, with the status of then.
+    fn watch_shows_version(&mut self, version: &str, status: &Value) {
+        self.cluster.status = serde_json::from_value(status.clone()).unwrap();
+        self.cluster.metadata.resource_version = Some(version.to_owned());
+    }
+
+    /// Reconciles once, and returns why that failed.
+    async fn failure(&self) -> Error {
+        let cluster = Arc::new(self.cluster.clone());
+        let done = reconcile(cluster, Arc::clone(&self.context)).await;
+        done.unwrap_err()
     }
 
     /// By this code, or by [`NO_ANSWER`].
@@ -405,7 +484,7 @@ async fn the_echo_of_a_status_is_known_by_its_version() {
     let key = ObjectRef::from_obj(&world.cluster);
     let mut metadata = world.cluster.metadata.clone();
     assert!(!world.context.is_echo(&key, &metadata));
-    metadata.resource_version = Some(AFTER_STATUS.to_owned());
+    metadata.resource_version = Some(AFTER_STATUS[0].to_owned());
     assert!(world.context.is_echo(&key, &metadata));
 }
 
@@ -552,10 +631,165 @@ async fn what_another_client_has_written_into_the_status_goes_in_one_write() {
             "replicaStatuses": [{"pod": "demo-7", "ready": true, "heartbeat": "Fresh"}],
         }),
     );
-    world.cluster.status = serde_json::from_value(restored).unwrap();
-    world.cluster.metadata.resource_version = Some("20".to_owned());
+    world.changes(Some(restored));
+    world.watch_shows_cluster();
     assert_eq!(world.reconcile().await.1, ["status"]);
     assert_eq!(*world.status.lock(), before);
+}
+
+#[tokio::test]
+async fn the_first_of_two_statuses_that_the_watch_shows_late_is_not_taken_for_the_last() {
+    let mut world = World::new(&json!({}));
+    world.reconcile().await;
+    world.reconcile().await;
+    let first = world.status.lock().clone();
+    world.echo();
+    assert_eq!(world.reconcile().await.1, ["status"]);
+    let second = world.status.lock().clone();
+    assert_ne!(first, second);
+    for (version, status) in [(AFTER_STATUS[0], &first), (AFTER_STATUS[1], &second)] {
+        world.watch_shows_version(version, status);
+        assert_eq!(world.reconcile().await.1, NOTHING, "{version}");
+    }
+    assert_eq!(*world.status.lock(), second);
+}
+
+/// Such as the previous leader has, which the watch does not show yet, or which came to the API
+/// server late.
+#[tokio::test]
+async fn a_status_that_another_process_has_written_is_what_the_next_decision_rests_on() {
+    let since = "2020-06-01T00:00:00Z";
+    let mut world = World::new(&json!({}));
+    world.reconcile().await;
+    world.changes(Some(json!({"observedGeneration": 3, "conditions": [{
+        "type": "Ready", "status": "False", "reason": "ReplicasNotReady", "message": "m",
+        "observedGeneration": 3, "lastTransitionTime": since,
+    }]})));
+    let before = world.status.lock().clone();
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!(requeue, None, "it is made again soon");
+    assert_eq!(calls, ["status", "GET"], "nothing is published");
+    assert_eq!(*world.status.lock(), before);
+    // Also where it writes an object, after which one leaves the status to the next.
+    world.echo();
+    world.cluster.spec = cluster(&json!({"podLabels": {"team": "data"}})).spec;
+    let (_, calls) = world.reconcile().await;
+    assert_eq!(calls[..2], ["StatefulSet/demo", "status"], "{calls:?}");
+    let status = world.status.lock().clone();
+    let mut conditions = status["conditions"].as_array().unwrap().iter();
+    let ready = conditions.find(|condition| condition["type"] == "Ready");
+    assert_eq!(ready.unwrap()["lastTransitionTime"], since);
+}
+
+#[tokio::test]
+async fn a_status_that_was_decided_on_another_one_asks_for_a_fresh_read() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    world.changes(Some(json!({"observedGeneration": 3})));
+    let failure = world.failure().await;
+    let outdated = matches!(failure, Error::Report(report::Error::Outdated));
+    assert!(outdated, "{failure}");
+    let metrics = world.context.metrics.encode().unwrap();
+    let counted = r#"reconciles_total{outcome="error",class="conflict"} 1"#;
+    assert!(metrics.contains(counted), "{metrics}");
+    let pause = after_failure(
+        Arc::new(world.cluster.clone()),
+        &failure,
+        Arc::clone(&world.context),
+    );
+    assert_ne!(pause, Action::await_change());
+}
+
+/// Such as an edit that the operator cannot read: the watch leaves the cluster as it was before.
+#[tokio::test]
+async fn an_edit_that_the_watch_does_not_show_keeps_no_status_from_being_written() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    world.changes(None);
+    let (requeue, calls) = world.reconcile().await;
+    let written = ["status", "GET", "status"];
+    assert_eq!(calls, [&written[..], &EVENTS].concat());
+    assert_eq!(requeue, Some(Action::requeue(ECHO)));
+    // The answer says on which version the next one is written.
+    world.echo();
+    assert_eq!(world.reconcile().await.1, ["status"]);
+    world.changes(None);
+    world.context.sources.caches.pods.lost(None, Some(403));
+    let (_, calls) = world.reconcile().await;
+    assert_eq!(calls[..3], written, "{calls:?}");
+}
+
+#[tokio::test]
+async fn a_status_that_the_schema_refuses_is_reported_as_refused() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    world.refuse("status", 422);
+    for _ in 0..2 {
+        let failure = world.failure().await;
+        let refused = matches!(failure, Error::Report(report::Error::Status(_)));
+        assert!(refused, "{failure}");
+        let calls = std::mem::take(&mut *world.calls.lock());
+        assert_eq!(calls, ["status", "GET"]);
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_gone_or_made_again_gets_no_status_and_no_other_try() {
+    for is_made_again in [false, true] {
+        let world = World::new(&json!({}));
+        world.reconcile().await;
+        if is_made_again {
+            world.stored.lock().uid = "another".to_owned();
+        } else {
+            world.refuse("status", 404);
+        }
+        let (requeue, calls) = world.reconcile().await;
+        assert_eq!(requeue, Some(Action::await_change()));
+        let expected = if is_made_again {
+            &["status", "GET"][..]
+        } else {
+            &["status"][..]
+        };
+        assert_eq!(calls, expected);
+        assert_eq!(*world.status.lock(), Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn a_status_whose_answer_was_lost_is_found_and_not_written_again() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    world.refuse("status", LATE);
+    assert_eq!(world.reconcile().await, (None, vec!["status".to_owned()]));
+    let status = world.status.lock().clone();
+    assert_ne!(status, Value::Null);
+    world.admit("status");
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!(requeue, None, "it is decided again");
+    assert_eq!(calls, ["status", "GET"]);
+    assert_eq!(world.reconcile().await.1, NOTHING);
+    assert_eq!(*world.status.lock(), status);
+}
+
+#[tokio::test]
+async fn a_cluster_whose_pods_cannot_be_seen_is_reported_once_and_the_echo_wakes_no_one() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    world.reconcile().await;
+    world.context.sources.caches.pods.lost(None, Some(403));
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!((requeue, calls[0].as_str()), (None, "status"), "{calls:?}");
+    let is_published = |calls: &[String]| calls.contains(&"event CannotWatch".to_owned());
+    assert!(is_published(&calls), "{calls:?}");
+    let key = ObjectRef::from_obj(&world.cluster);
+    let mut metadata = world.cluster.metadata.clone();
+    metadata.resource_version = Some(AFTER_STATUS[1].to_owned());
+    assert!(world.context.is_echo(&key, &metadata));
+    // The watch has not shown it yet.
+    assert_eq!(world.reconcile().await.1, NOTHING);
+    let metrics = world.context.metrics.encode().unwrap();
+    let counted = r#"api_writes_total{verb="patch_status",kind="BytebaseCluster"} 2"#;
+    assert!(metrics.contains(counted), "{metrics}");
 }
 
 /// Such as a policy refuses.
