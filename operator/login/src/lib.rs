@@ -15,6 +15,7 @@ pub mod names;
 pub mod plan;
 mod relay;
 mod scram;
+mod search;
 pub mod tls;
 pub mod wire;
 
@@ -24,7 +25,6 @@ pub use names::{Lookups, Names};
 pub use relay::passed_on;
 
 use bytebase_contract::pg_url::{HostPort, PgUrl, Protection, TargetSessionAttrs};
-use names::System;
 use plan::{Attempt, Endpoint, Reach};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -93,7 +93,7 @@ impl Failed {
 ///
 /// Without one, every attempt is returned, in its order; none only if the string names no host.
 pub async fn log_in(target: &LoginTo<'_>) -> Result<LoggedIn, Vec<Failed>> {
-    log_in_by(target, &System).await
+    log_in_by(target, &target.lookups.system()).await
 }
 
 /// The same with names looked up by other means.

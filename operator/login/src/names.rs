@@ -6,10 +6,13 @@
 //! such as the password exchange. So at most `ALL` look up at a time, at most `GROUP` for all those
 //! of one group, and at most `OWN` for one who logs in again and again.
 
+use crate::ATTEMPT;
 use crate::error::Error;
+use crate::search::Search;
 use bytebase_contract::pg_url::HostPort;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
+use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, LazyLock, Weak};
@@ -34,6 +37,10 @@ static SHARED: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::n
 /// The lookups of the groups that have some, or may have.
 static GROUPS: LazyLock<Mutex<HashMap<String, Weak<Semaphore>>>> = LazyLock::new(Mutex::default);
 
+/// How the resolver of the system is configured, which stays as it is for the life of a pod.
+static RESOLV_CONF: LazyLock<String> =
+    LazyLock::new(|| fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+
 /// Who knows where a name leads to.
 pub trait Names: Sync {
     /// The addresses of a host, in the order in which they are to be tried. `turn` is to be held
@@ -45,19 +52,42 @@ pub trait Names: Sync {
     ) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 }
 
-/// The resolver of the system.
-pub(crate) struct System;
+/// The resolver of the system, which completes names as other pods would where that is known.
+pub(crate) struct System(Option<Arc<Search>>);
 
 impl Names for System {
     async fn look_up(&self, at: &HostPort, turn: Turn) -> io::Result<Vec<SocketAddr>> {
-        let (host, port) = (at.host.clone(), at.port);
+        let search = self.0.as_ref();
+        let names = search.map_or_else(|| vec![at.host.clone()], |search| search.names(&at.host));
+        let port = at.port;
         let found = spawn_blocking(move || {
-            let found = (host.as_str(), port).to_socket_addrs();
+            let found = first_found(&names, |name| {
+                (name, port).to_socket_addrs().map(Iterator::collect)
+            });
             drop(turn);
-            found.map(Iterator::collect)
+            found
         });
         found.await.map_err(io::Error::other)?
     }
+}
+
+/// The addresses of the first of these names that has some, and otherwise what came of the last
+/// one. After a name that fails the next one counts, whatever it failed by: so it is in Bytebase.
+/// Those who asked have given up after [`ATTEMPT`], so no other lookup begins after that.
+fn first_found(
+    names: &[String],
+    look_up: impl Fn(&str) -> io::Result<Vec<SocketAddr>>,
+) -> io::Result<Vec<SocketAddr>> {
+    let begun = std::time::Instant::now();
+    let mut found = Ok(Vec::new());
+    for name in names {
+        found = look_up(name);
+        let has_some = found.as_ref().is_ok_and(|addresses| !addresses.is_empty());
+        if has_some || begun.elapsed() >= ATTEMPT {
+            break;
+        }
+    }
+    found
 }
 
 /// The lookups of one who logs in again and again; clones share them. They outlive the logins that
@@ -67,6 +97,8 @@ pub struct Lookups {
     all: Arc<Semaphore>,
     group: Arc<Semaphore>,
     own: Arc<Own>,
+    /// How the pods search for which names are looked up. `None`: as this process does.
+    search: Option<Arc<Search>>,
 }
 
 #[derive(Default)]
@@ -94,26 +126,34 @@ impl Default for Lookups {
             all: Arc::clone(&SHARED),
             group: Arc::new(Semaphore::new(GROUP)),
             own: Arc::default(),
+            search: None,
         }
     }
 }
 
 impl Lookups {
-    /// Of one who belongs to a group. A group is forgotten once none of its own is left and no
-    /// lookup that one of them began.
-    pub fn of(group: &str) -> Self {
+    /// Of one for the pods of a namespace: a name leads where it leads in these pods. The
+    /// namespace is a group, which is forgotten once none of its own is left and no lookup that
+    /// one of them began.
+    pub fn of(namespace: &str) -> Self {
         let mut groups = GROUPS.lock();
-        let known = groups.get(group).and_then(Weak::upgrade);
+        let known = groups.get(namespace).and_then(Weak::upgrade);
         let shared = known.unwrap_or_else(|| {
             groups.retain(|_, group| group.strong_count() > 0);
             let shared = Arc::new(Semaphore::new(GROUP));
-            groups.insert(group.to_owned(), Arc::downgrade(&shared));
+            groups.insert(namespace.to_owned(), Arc::downgrade(&shared));
             shared
         });
         Self {
             group: shared,
+            search: Search::of_pods(namespace, &RESOLV_CONF).map(Arc::new),
             ..Self::default()
         }
+    }
+
+    /// The resolver of the system, for these lookups.
+    pub(crate) fn system(&self) -> System {
+        System(self.search.clone())
     }
 
     /// The addresses of a host, within `limit`. One that is an address is not looked up, and waits
@@ -300,6 +340,24 @@ mod tests {
         assert!(!GROUPS.lock().contains_key("team"));
     }
 
+    #[test]
+    fn the_first_name_that_has_addresses_counts_and_none_after_it_is_looked_up() {
+        let address = SocketAddr::from(([10, 0, 0, 1], 5432));
+        let names = ["here.apps.", "here.", "here.again."].map(str::to_owned);
+        let asked = Mutex::new(Vec::new());
+        let found = first_found(&names, |name| {
+            asked.lock().push(name.to_owned());
+            match name {
+                "here.apps." => Err(io::ErrorKind::NotFound.into()),
+                _ => Ok(vec![address]),
+            }
+        });
+        assert_eq!(found.unwrap(), [address]);
+        assert_eq!(*asked.lock(), names[..2]);
+        let missing = first_found(&names, |_| Err(io::ErrorKind::NotFound.into()));
+        assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
     #[tokio::test]
     async fn the_resolver_of_the_system_gives_its_turn_back() {
         let lookups = Lookups::default();
@@ -307,7 +365,7 @@ mod tests {
             host: "localhost".to_owned(),
             port: 5432,
         };
-        let found = lookups.find(&at, LIMIT, &System).await.unwrap();
+        let found = lookups.find(&at, LIMIT, &lookups.system()).await.unwrap();
         assert!(found.iter().all(|address| address.ip().is_loopback()));
         let permit = timeout(LIMIT, lookups.permit("localhost"));
         drop(permit.await.unwrap());

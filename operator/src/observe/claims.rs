@@ -12,6 +12,7 @@
 
 use crate::api::status::LoginState;
 use crate::api::{BytebaseCluster, Reason};
+use crate::contract::pg_url::is_of_each_machine;
 use crate::observation::{DatabaseIdentity, Holder, Remembered, Usage};
 use crate::process::queue::{Key, name};
 use jiff::Timestamp;
@@ -19,6 +20,7 @@ use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -44,8 +46,8 @@ type Seniority = (Timestamp, String, String);
 enum Mark {
     /// [`DatabaseIdentity::database`].
     Database(String),
-    /// `host:port/database`; of a host without a dot within its namespace only, since that is how
-    /// such a name resolves.
+    /// `host:port/database`, within its namespace only where a host may lead somewhere else in
+    /// another one.
     Endpoint(String),
 }
 
@@ -260,19 +262,33 @@ fn are_there<T: PartialEq>(database: Option<&T>, served_on: Option<&T>) -> bool 
     database.is_some() && database == served_on
 }
 
-/// An endpoint means the same everywhere if it holds a full name or an address, unless that is the
-/// pod's own; so does a Cloud SQL instance (`project:region:name`).
+/// An endpoint means the same everywhere if all its hosts do; so does a Cloud SQL instance
+/// (`project:region:name`).
 fn mark_of_endpoint(endpoint: &str, key: &Key) -> Mark {
-    let host = endpoint.split('/').next().unwrap_or_default();
+    let servers = endpoint.split('/').next().unwrap_or_default();
     let namespace = key.namespace.as_deref().unwrap_or_default();
-    let is_loopback = host.starts_with("127.") || host.starts_with("[::1]");
-    let is_instance = !host.contains(',') && host.matches(':').count() == 2;
-    let is_full = host.contains('.') || host.starts_with('[') || is_instance;
-    Mark::Endpoint(if is_full && !is_loopback {
+    let is_instance = !servers.contains(',') && servers.matches(':').count() == 2;
+    let means_the_same = |server: &str| {
+        let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
+        is_the_same_everywhere(host)
+    };
+    Mark::Endpoint(if is_instance || servers.split(',').all(means_the_same) {
         endpoint.to_owned()
     } else {
         format!("{namespace}: {endpoint}")
     })
+}
+
+/// Whether a host leads to one place from all namespaces: an address, unless that is the pod's own,
+/// or a name that is whole. One of two parts may be a Service and its namespace, and a pod and its
+/// Service, which is another one in each namespace; Kubernetes completes no name of three parts
+/// with the namespace of the pod that asks.
+fn is_the_same_everywhere(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>() {
+        Ok(address) => !is_of_each_machine(address),
+        Err(_) => host.ends_with('.') || host.matches('.').count() >= 2,
+    }
 }
 
 // === impl Claim ===
@@ -562,21 +578,24 @@ mod tests {
     #[test]
     fn a_name_that_both_specs_hold_is_enough_until_both_are_read() {
         let claims = Claims::default();
-        assert_eq!(set(&claims, 1, "h.x:1/d", None), None);
-        assert_eq!(set(&claims, 2, "h.x:1/d", None).as_deref(), Some("prod/1"));
+        assert_eq!(set(&claims, 1, "h.x.y:1/d", None), None);
         assert_eq!(
-            set(&claims, 2, "h.x:1/d", Some(("b", "s"))).as_deref(),
+            set(&claims, 2, "h.x.y:1/d", None).as_deref(),
             Some("prod/1")
         );
-        set(&claims, 1, "h.x:1/d", Some(("a", "s")));
-        assert_eq!(set(&claims, 2, "h.x:1/d", Some(("b", "s"))), None);
+        assert_eq!(
+            set(&claims, 2, "h.x.y:1/d", Some(("b", "s"))).as_deref(),
+            Some("prod/1")
+        );
+        set(&claims, 1, "h.x.y:1/d", Some(("a", "s")));
+        assert_eq!(set(&claims, 2, "h.x.y:1/d", Some(("b", "s"))), None);
     }
 
     #[test]
     fn a_spec_that_was_never_read_takes_no_database_from_replicas_that_run_on_it() {
         let claims = Claims::default();
-        set(&claims, 1, "h.x:1/d", None);
-        set(&claims, 2, "h.x:1/d", Some(("db", "s")));
+        set(&claims, 1, "h.x.y:1/d", None);
+        set(&claims, 2, "h.x.y:1/d", Some(("db", "s")));
         let passed = Remembered {
             database: Some(DatabaseStatus {
                 identity: Some("db".to_owned()),
@@ -590,7 +609,7 @@ mod tests {
         assert_eq!(by(false, &passed).as_deref(), Some("prod/1"));
         assert_eq!(by(true, &unread).as_deref(), Some("prod/1"));
         // Until it is read as well.
-        set(&claims, 1, "h.x:1/d", Some(("db", "s")));
+        set(&claims, 1, "h.x.y:1/d", Some(("db", "s")));
         assert_eq!(by(true, &passed).as_deref(), Some("prod/1"));
     }
 
@@ -605,7 +624,7 @@ mod tests {
                 uid,
                 created: Timestamp::from_second(2).unwrap(),
             };
-            claims.set(&claimant, "h.x:1/d", None, WAITS, &none);
+            claims.set(&claimant, "h.x.y:1/d", None, WAITS, &none);
             claims.shared_with(uid, false, &none, |_| None).is_some()
         };
         let key = key("1");
@@ -619,12 +638,12 @@ mod tests {
                 is_refused,
                 ..WAITS
             };
-            claims.set(&older, "h.x:1/d", sighting, presence, &none);
+            claims.set(&older, "h.x.y:1/d", sighting, presence, &none);
             (younger("other", "2"), younger("prod", "3"))
         };
         assert_eq!(set(None, false), (true, true), "it may start one");
         assert_eq!(set(None, true), (false, true));
-        let concerned = claims.set(&older, "h.x:1/d", None, WAITS, &none);
+        let concerned = claims.set(&older, "h.x.y:1/d", None, WAITS, &none);
         assert!(concerned.contains(&ObjectRef::new("2").within("other")));
         let read = Some(sighting("db", "s"));
         assert_eq!(set(read, false), (true, true), "it was read");
@@ -649,7 +668,7 @@ mod tests {
                 runs,
                 ..WAITS
             };
-            let concerned = claims.set(&claimant, "h.x:1/d", seen, presence, &none);
+            let concerned = claims.set(&claimant, "h.x.y:1/d", seen, presence, &none);
             let shared = claims.shared_with(&key.name, runs, &none, |_| None);
             (shared.is_some(), !concerned.is_empty())
         };
@@ -868,7 +887,7 @@ mod tests {
         let none = Remembered::default();
         for serves in [false, true] {
             let claims = Claims::default();
-            set(&claims, 1, "h.x:1/d", None);
+            set(&claims, 1, "h.x.y:1/d", None);
             let claimant = Claimant {
                 key: &key("2"),
                 uid: "2",
@@ -879,7 +898,7 @@ mod tests {
                 ..RUNS
             };
             let seen = Some(sighting("db", "s"));
-            claims.set(&claimant, "h.x:1/d", seen, presence, &none);
+            claims.set(&claimant, "h.x.y:1/d", seen, presence, &none);
             assert_eq!(shared_with(&claims, "1", &none).is_some(), serves);
             assert_eq!(shared_with(&claims, "2", &none).is_none(), serves);
         }
@@ -894,7 +913,7 @@ mod tests {
             (1, "Refused", true),
             (0, "Accepted", true),
         ] {
-            let mut older = with_status("old", "2020-01-01T00:00:00Z", "h.x:1/d", "");
+            let mut older = with_status("old", "2020-01-01T00:00:00Z", "h.x.y:1/d", "");
             let status = older.status.as_mut().unwrap();
             status.replicas = replicas;
             let database = status.database.as_mut().unwrap();
@@ -907,7 +926,7 @@ mod tests {
                 uid: "2",
                 created: Timestamp::now(),
             };
-            claims.set(&claimant, "h.x:1/d", None, WAITS, &none);
+            claims.set(&claimant, "h.x.y:1/d", None, WAITS, &none);
             let shared = claims.shared_with("2", false, &none, |_| None);
             assert_eq!(shared.is_some(), holds, "{replicas} {login}");
         }
@@ -915,33 +934,31 @@ mod tests {
 
     #[test]
     fn a_short_name_means_another_host_in_another_namespace() {
-        // The pod's own addresses are another host in any pod.
         for endpoint in [
             "postgres:5432/d",
+            "cluster-rw:5432/d",
+            // The first pod of a StatefulSet `pg`, by its Service.
+            "pg-0.pg:5432/d",
+            "db.example.com:5432,pg-1.pg:5432/d",
+            // The pod's own addresses are another host in any pod.
             "localhost:5432/d",
             "/run/proxy.d:5432/d",
+            "db.example.com:5432,/run/proxy.d:5432/d",
             "127.0.0.1:5432/d",
+            "10.0.0.1:5432,127.0.0.1:5432/d",
             "[::1]:5432/d",
         ] {
+            assert_eq!(held_in_another_namespace(endpoint), None, "{endpoint}");
             let claims = Claims::default();
             set(&claims, 1, endpoint, None);
-            let other = ObjectRef::new("2").within("test");
-            let claimant = Claimant {
-                key: &other,
-                uid: "2",
-                created: Timestamp::from_second(2).unwrap(),
-            };
-            let none = Remembered::default();
-            claims.set(&claimant, endpoint, None, RUNS, &none);
-            assert_eq!(shared_with(&claims, "2", &none), None, "{endpoint}");
             assert_eq!(set(&claims, 3, endpoint, None).as_deref(), Some("prod/1"));
         }
     }
 
-    #[test]
-    fn a_cloud_sql_instance_is_the_same_in_every_namespace() {
+    /// What holds a cluster of another namespace, where neither has been read.
+    fn held_in_another_namespace(endpoint: &str) -> Option<String> {
         let claims = Claims::default();
-        set(&claims, 1, "p:r:i/d", None);
+        set(&claims, 1, endpoint, None);
         let other = ObjectRef::new("2").within("test");
         let claimant = Claimant {
             key: &other,
@@ -949,8 +966,25 @@ mod tests {
             created: Timestamp::from_second(2).unwrap(),
         };
         let none = Remembered::default();
-        claims.set(&claimant, "p:r:i/d", None, RUNS, &none);
-        assert_eq!(shared_with(&claims, "2", &none).as_deref(), Some("prod/1"));
+        claims.set(&claimant, endpoint, None, RUNS, &none);
+        shared_with(&claims, "2", &none)
+    }
+
+    #[test]
+    fn a_whole_name_an_address_and_a_cloud_sql_instance_are_the_same_in_every_namespace() {
+        for endpoint in [
+            "db.example.com:5432/d",
+            "postgres.data.svc:5432/d",
+            "pg-0.pg.data:5432/d",
+            "postgres.:5432/d",
+            "10.0.0.1:5432/d",
+            "[fd00::1]:5432/d",
+            "10.0.0.1:5432,db.example.com:5433/d",
+            "p:r:i/d",
+        ] {
+            let held = held_in_another_namespace(endpoint);
+            assert_eq!(held.as_deref(), Some("prod/1"), "{endpoint}");
+        }
     }
 
     #[test]
@@ -1032,8 +1066,8 @@ mod tests {
     #[test]
     fn one_made_again_under_its_name_is_not_held_back_by_itself() {
         let claims = Claims::default();
-        set(&claims, 1, "h.x:1/d", Some(("db", "s")));
-        let waiting = set(&claims, 2, "h.x:1/d", Some(("db", "s")));
+        set(&claims, 1, "h.x.y:1/d", Some(("db", "s")));
+        let waiting = set(&claims, 2, "h.x.y:1/d", Some(("db", "s")));
         assert_eq!(waiting.as_deref(), Some("prod/1"));
         assert_eq!(claims.forget("1"), [key("2"), key("2")]);
         assert_eq!(shared_with(&claims, "2", &Remembered::default()), None);
@@ -1043,8 +1077,8 @@ mod tests {
     #[test]
     fn another_database_takes_the_claim_with_it() {
         let claims = Claims::default();
-        set(&claims, 1, "h.x:1/d", Some(("db", "s")));
+        set(&claims, 1, "h.x.y:1/d", Some(("db", "s")));
         set(&claims, 1, "h.x:1/e", None);
-        assert_eq!(set(&claims, 2, "h.x:1/d", Some(("db", "s"))), None);
+        assert_eq!(set(&claims, 2, "h.x.y:1/d", Some(("db", "s"))), None);
     }
 }
