@@ -131,15 +131,14 @@ async fn standby(sandbox: Sandbox) -> Result<()> {
 }
 
 /// The name in PG_URL leads to a standby, and then to the primary, while the operator has a session
-/// open where it led before.
+/// open where it led before. It is without its namespace, which is not the operator's.
 async fn moved_name(sandbox: Sandbox) -> Result<()> {
     let standby = sandbox
         .harness()
         .postgres
         .start_standby(sandbox.namespace())
         .await?;
-    let name = format!("moved.{}.svc:5432", sandbox.namespace());
-    let url = sandbox.database().url_at(&name, "sslmode=disable");
+    let url = sandbox.database().url_at("moved:5432", "sslmode=disable");
     lead("moved", &sandbox, standby).await?;
     support::start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
     sandbox
