@@ -2410,6 +2410,43 @@ async fn a_standby_is_reported_and_several_hosts_lead_to_the_primary() {
 }
 
 #[tokio::test]
+async fn of_several_servers_a_monitor_is_where_bytebase_is_only_if_both_ask_for_the_same() {
+    use TargetSessionAttrs::{Any, ReadWrite};
+    let primary = Server::start("");
+    primary.database("several", PASSWORD);
+    let standby = primary.standby();
+    let mut servers = url(standby.port, "several");
+    servers.hosts.push(HostPort {
+        host: "127.0.0.1".to_owned(),
+        port: primary.port,
+    });
+    for (theirs, own, words) in [
+        (ReadWrite, Any, "the server is a standby"),
+        (
+            Any,
+            ReadWrite,
+            "add target_session_attrs=read-write to PG_URL",
+        ),
+    ] {
+        let mut replicas = servers.clone();
+        replicas.target_session_attrs = theirs;
+        servers.target_session_attrs = own;
+        let mut monitor = access(servers.clone());
+        monitor.login = WhoseLogin::Monitor(Watched::of(&replicas, &servers));
+        let (class, reason, message) = failure(monitor).await;
+        assert_eq!(
+            (class, reason),
+            (FailureClass::Unknown, FailureReason::MonitorElsewhere),
+            "{message}"
+        );
+        assert!(message.contains(words), "{message}");
+    }
+    let mut same = access(servers.clone());
+    same.login = WhoseLogin::Monitor(Watched::of(&servers, &servers));
+    assert!(!facts(same).await.in_recovery);
+}
+
+#[tokio::test]
 async fn certificates_are_verified_as_sslmode_says() {
     server().database("tls", PASSWORD);
     let attempt = |host: &str, mode: SslMode, ca: Option<CaBundle>| {

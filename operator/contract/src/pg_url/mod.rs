@@ -290,9 +290,18 @@ impl PgUrl {
         }
     }
 
-    /// Whether both name the same servers and the same database.
+    /// Whether both lead to the same database of the same server. Of several servers each takes the
+    /// first of the kind that it asks for.
     pub fn is_at_the_place_of(&self, other: &Self) -> bool {
-        self.hosts == other.hosts && self.database == other.database
+        let takes_the_same =
+            self.hosts.len() <= 1 || self.target_session_attrs == other.target_session_attrs;
+        takes_the_same && self.hosts == other.hosts && self.database == other.database
+    }
+
+    /// Whether the driver may take a standby although a primary is among the servers.
+    pub fn may_take_a_standby(&self) -> bool {
+        use TargetSessionAttrs::{Primary, ReadWrite};
+        self.hosts.len() > 1 && !matches!(self.target_session_attrs, ReadWrite | Primary)
     }
 
     /// How the string was written.

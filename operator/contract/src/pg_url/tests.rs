@@ -271,6 +271,38 @@ fn a_socket_in_the_pod_is_a_server_that_only_bytebase_reaches() {
 }
 
 #[test]
+fn of_several_servers_two_strings_lead_to_one_only_if_they_ask_for_the_same() {
+    use TargetSessionAttrs::{Any, PreferStandby, Primary, ReadWrite};
+    let of = |hosts: &[&str], attrs| {
+        let mut url = parsed("postgres://u:p@h/d");
+        url.hosts = hosts.iter().map(|host| at(host, 5432)).collect();
+        url.target_session_attrs = attrs;
+        url
+    };
+    for (mine, theirs, is_same) in [
+        (of(&["a"], Any), of(&["a"], ReadWrite), true),
+        (of(&["a"], Any), of(&["b"], Any), false),
+        (of(&["a", "b"], Any), of(&["a", "b"], Any), true),
+        (of(&["a", "b"], ReadWrite), of(&["a", "b"], ReadWrite), true),
+        (of(&["a", "b"], Any), of(&["a", "b"], ReadWrite), false),
+        (of(&["a", "b"], Any), of(&["b", "a"], Any), false),
+        (of(&["a", "b"], Any), of(&["a"], Any), false),
+    ] {
+        assert_eq!(mine.is_at_the_place_of(&theirs), is_same, "{mine:?}");
+        assert_eq!(theirs.is_at_the_place_of(&mine), is_same, "{theirs:?}");
+    }
+    for (attrs, may) in [
+        (Any, true),
+        (PreferStandby, true),
+        (Primary, false),
+        (ReadWrite, false),
+    ] {
+        assert_eq!(of(&["a", "b"], attrs).may_take_a_standby(), may);
+        assert!(!of(&["a"], attrs).may_take_a_standby());
+    }
+}
+
+#[test]
 fn an_unencoded_password_gets_help() {
     use PgUrlError as E;
     for (text, expected) in [

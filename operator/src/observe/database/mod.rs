@@ -113,7 +113,7 @@ impl WhoseLogin {
         }
     }
 
-    /// Why what was read says nothing of Bytebase's database, if that is so.
+    /// Why what was read says nothing of Bytebase's database, if that is so, and what to do.
     fn distrust(&self, facts: &DatabaseFacts, database: &str, knows_role: bool) -> Option<String> {
         match self {
             Self::Bytebase => None,

@@ -9,6 +9,9 @@ use std::fmt;
 /// Of a role or a database that is not called as in `PG_URL`.
 const OR_RENAMED: &str = "or PG_URL leads through a pooler that names it otherwise: then give the monitoring login the same host, port and database";
 
+/// What to do about a login that leads elsewhere.
+const ADVICE: &str = "give database.monitorSecretRef a connection string that leads to the database of PG_URL, on its primary";
+
 /// What `PG_URL` says that a monitoring login must know.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Watched {
@@ -21,6 +24,8 @@ pub struct Watched {
     /// The monitoring login goes to the very server and database of `PG_URL`, so what that server
     /// is holds for Bytebase too.
     pub same_place: bool,
+    /// `PG_URL` may lead to a standby of several servers, and another login to the primary.
+    may_take_a_standby: bool,
     /// Settings that Bytebase asks for at its login, in the order in which the server takes them.
     settings: Vec<(String, String)>,
 }
@@ -32,6 +37,7 @@ impl fmt::Debug for Watched {
             .field("role", &self.shown_role)
             .field("database", &self.database)
             .field("same_place", &self.same_place)
+            .field("may_take_a_standby", &self.may_take_a_standby)
             .field("settings", &self.settings.len())
             .finish()
     }
@@ -45,6 +51,7 @@ impl Watched {
             shown_role: replicas.shown_user().to_owned(),
             database: replicas.database.clone(),
             same_place: monitor.is_at_the_place_of(replicas),
+            may_take_a_standby: replicas.may_take_a_standby(),
             settings: connect::server_parameters(replicas),
         }
     }
@@ -54,7 +61,7 @@ impl Watched {
         &self.shown_role
     }
 
-    /// Why what was read says nothing of Bytebase's database: the login leads to another place than
+    /// Why what was read says nothing of Bytebase's database, and what to do: the login leads to another place than
     /// `PG_URL` does, or to one that `PG_URL` need not share the faults of. `database`: where the
     /// login leads to; `knows_role`: the server has Bytebase's role. That there are tables of
     /// Bytebase proves nothing: they may be those of another one.
@@ -68,8 +75,10 @@ impl Watched {
             return None;
         }
         let (role, wanted) = (&self.shown_role, &self.database);
-        if facts.in_recovery {
+        let why = if facts.in_recovery {
             Some("the server is a standby, which says nothing certain of the primary".to_owned())
+        } else if self.may_take_a_standby {
+            return Some("PG_URL names several servers and does not ask for one that takes writes, so Bytebase may be on another one of them, a standby; add target_session_attrs=read-write to PG_URL".to_owned());
         } else if !knows_role {
             Some(format!(
                 "the server does not know the role \"{role}\" that Bytebase logs in as, so it is another one, {OR_RENAMED}"
@@ -84,7 +93,8 @@ impl Watched {
             Some("this database is not encoded in UTF-8, as Bytebase's must be".to_owned())
         } else {
             None
-        }
+        };
+        why.map(|why| format!("{why}; {ADVICE}"))
     }
 
     /// What Bytebase asks for as the value of one setting.

@@ -101,7 +101,9 @@ pub async fn read(
             let facts = facts(Document { catalog, live }, found, session);
             return match login.distrust(&facts, place.database(), knows_role) {
                 None => Ok(facts),
-                Some(why) => Err(elsewhere(place, &why)),
+                Some(why) => {
+                    Err(place.failure(FailureClass::Unknown, FailureReason::MonitorElsewhere, &why))
+                }
             };
         }
     }
@@ -155,14 +157,6 @@ pub async fn abandoned(
             Err(classify::timed_out(place, Moment::Query, ABANDONED_TIMEOUT))
         }
     }
-}
-
-fn elsewhere(place: &Place<'_>, why: &str) -> ProbeFailure {
-    place.failure(
-        FailureClass::Unknown,
-        FailureReason::MonitorElsewhere,
-        &format!("{why}; give database.monitorSecretRef a connection string that leads to the database of PG_URL, on its primary"),
-    )
 }
 
 /// Which server a session is on.
