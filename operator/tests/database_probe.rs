@@ -938,6 +938,51 @@ async fn a_right_that_only_the_operator_needs_says_nothing_of_bytebase() {
 }
 
 #[tokio::test]
+async fn a_login_from_which_row_security_may_keep_rows_knows_nothing_of_them() {
+    let replicas = bytebase("guarded");
+    server().sql(
+        "guarded",
+        "INSERT INTO replica_heartbeat VALUES ('one', now()); INSERT INTO task_run VALUES ('RUNNING', 'one', now())",
+    );
+    let monitor = || monitor(&replicas, "guarded_monitor", server().port);
+    let running = async |access: Access| facts(access).await.running_tasks.rows().len();
+    let refused = async |access: Access, table: &str| {
+        let (class, reason, message) = failure(access).await;
+        assert_eq!(
+            (class, reason),
+            (FailureClass::Unknown, FailureReason::PermissionDenied),
+            "{message}"
+        );
+        for words in ["row security", "BYPASSRLS", table] {
+            assert!(message.contains(words), "{message}");
+        }
+    };
+    assert_eq!(running(monitor()).await, 1);
+    for table in ["task_run", "replica_heartbeat", "workspace"] {
+        let alter = |what: &str| {
+            let sql = format!("ALTER TABLE {table} {what} ROW LEVEL SECURITY");
+            server().sql("guarded", &sql);
+        };
+        alter("ENABLE");
+        refused(monitor(), table).await;
+        // It does not reach the owner, unless it is forced upon that one.
+        assert_eq!(running(access(replicas.clone())).await, 1);
+        alter("FORCE");
+        refused(access(replicas.clone()), table).await;
+        alter("NO FORCE");
+        alter("DISABLE");
+    }
+    // Which rows a policy shows, the server does not say.
+    server().sql(
+        "guarded",
+        "ALTER TABLE task_run ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON task_run USING (replica_id = 'two')",
+    );
+    refused(monitor(), "task_run").await;
+    server().sql("postgres", "ALTER ROLE guarded_monitor BYPASSRLS");
+    assert_eq!(running(monitor()).await, 1);
+}
+
+#[tokio::test]
 async fn the_migration_lock_of_this_database_is_seen() {
     let url = bytebase("locked");
     server().database("neighbour", PASSWORD);
@@ -1835,13 +1880,26 @@ async fn a_missing_database_is_definite() {
 async fn a_role_that_may_not_connect_is_definite() {
     server().database("closed", PASSWORD);
     server().sql("postgres", &format!("CREATE ROLE other_role LOGIN PASSWORD '{PASSWORD}'; REVOKE CONNECT ON DATABASE closed FROM PUBLIC"));
-    let mut url = url(server().port, "closed");
-    url.user = "other_role".to_owned();
-    let (class, reason, _) = failure(access(url)).await;
-    assert_eq!(
-        (class, reason),
-        (FailureClass::Definite, FailureReason::PermissionDenied)
-    );
+    let own = url(server().port, "closed");
+    let mut other = own.clone();
+    other.user = "other_role".to_owned();
+    let mut by_role = own.clone();
+    by_role
+        .runtime_params
+        .insert("role".to_owned(), "other_role".to_owned());
+    let refused = async |url: PgUrl, words: &str| {
+        let (class, reason, message) = failure(access(url)).await;
+        assert_eq!(
+            (class, reason),
+            (FailureClass::Definite, FailureReason::PermissionDenied),
+            "{message}"
+        );
+        assert!(message.contains(words), "{message}");
+    };
+    refused(other, "GRANT CONNECT").await;
+    refused(by_role, "GRANT the role that it names TO \"closed\"").await;
+    server().sql("postgres", "ALTER DATABASE closed ALLOW_CONNECTIONS false");
+    refused(own, "ALLOW_CONNECTIONS true").await;
 }
 
 #[tokio::test]

@@ -334,7 +334,7 @@ impl Hook {
             For::TasksOfAnyone(count) => format!(
                 "waiting: {count} running tasks may be this replica's, which has not shown yet which one it is"
             ),
-            For::UnknownTasks => "waiting: running tasks cannot be counted, since the table task_run is locked or not as this version knows it, or this login may not see it or leads to another database".to_owned(),
+            For::UnknownTasks => "waiting: running tasks cannot be counted, since the table task_run is locked or not as this version knows it, or this login may not see all of it or leads to another database".to_owned(),
             For::Tables => "waiting: none of Bytebase's tables is in the metadata database, so it cannot be known what this replica runs".to_owned(),
             For::Session => "waiting: this replica has no session in the metadata database that this login leads to, so it may run its tasks by another".to_owned(),
             For::Migration => "waiting for the schema migration that this replica runs".to_owned(),

@@ -23,12 +23,13 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server ends a question before that, and sooner one that waits for a lock: a session that is
 /// dropped with its question open stays at the server for as long as the lock is held. No longer
 /// than for one transaction: the next user of the session may be Bytebase, where a pooler stands
-/// before the server.
-const LIMITS: &str = "BEGIN; SET LOCAL statement_timeout = '4s'; SET LOCAL lock_timeout = '1s'";
+/// before the server. A question about a table whose rows row security may leave out is refused.
+const LIMITS: &str = "BEGIN; SET LOCAL statement_timeout = '4s'; SET LOCAL lock_timeout = '1s'; \
+     SET LOCAL row_security = off";
 /// The same for what Bytebase has failed as abandoned. No index serves that question, and the last
 /// reading before the replica ends must not take longer than the hold on the queue.
-const ABANDONED_LIMITS: &str =
-    "BEGIN; SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '1s'";
+const ABANDONED_LIMITS: &str = "BEGIN; SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '1s'; \
+     SET LOCAL row_security = off";
 /// That question is asked once in so long, unless something says that the answer is another one.
 const ABANDONED_KEPT: Duration = Duration::from_secs(10);
 /// So often in turn that may have no answer, as of a server that has just started and has much to

@@ -775,6 +775,39 @@ async fn tasks_are_seen_in_the_schema_that_holds_them_or_unknown() {
     assert_eq!(seen(Monitors).await, None);
 }
 
+#[tokio::test]
+async fn tasks_are_unknown_where_row_security_may_keep_some_from_the_login() {
+    let database = Database::new("guarded", SCHEMA);
+    database.sql(
+        "INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now())",
+    );
+    SERVER.get().unwrap().sql(
+        "guarded",
+        "CREATE ROLE guarded_guest LOGIN PASSWORD 'pl4nted'; GRANT pg_read_all_data, pg_monitor TO guarded_guest",
+    );
+    let guest = database.options(HOOK).username("guarded_guest");
+    let seen = async |options: &PgConnectOptions, whose| {
+        let mut hook = options.connect().await.unwrap();
+        let mut watch = watch_of("demo-1".to_owned());
+        let reading = watch.read(&mut hook, whose, LONG).await.unwrap();
+        assert!(reading.goes_on);
+        hook.close().await.unwrap();
+        reading.seen.running.map(|running| running.len())
+    };
+    for (change, expected) in [
+        ("SELECT", Some(1)),
+        ("ALTER TABLE task_run ENABLE ROW LEVEL SECURITY", None),
+    ] {
+        database.sql(change);
+        for whose in [Another, Monitors] {
+            assert_eq!(seen(&guest, whose).await, expected, "{change} {whose:?}");
+        }
+        // It does not reach the owner.
+        let own = database.options(HOOK);
+        assert_eq!(seen(&own, Bytebases).await, Some(1), "{change}");
+    }
+}
+
 /// As of `database.monitorSecretRef`, which names another database of the server.
 #[tokio::test]
 async fn a_monitoring_login_to_another_database_shows_nothing_of_the_replica() {

@@ -23,6 +23,13 @@ const LONGEST_NAME: usize = 63;
 /// Longest text taken over from a server; conditions hold at most 32 KiB and users read one line.
 const MAX_SERVER_TEXT: usize = 300;
 
+/// The routine of the server that finds row security before a table, where the question forbids
+/// that rows are left out.
+pub(super) const ROW_SECURITY: &str = "check_enable_rls";
+
+/// The one that finds that no one, or not this role, may connect to a database.
+const OF_DATABASE: &str = "CheckMyDatabase";
+
 /// What a message needs to say where something went wrong, and what it must never say.
 pub struct Place<'a> {
     url: &'a PgUrl,
@@ -321,20 +328,12 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, moment: Moment) -> ProbeF
             FailureReason::DatabaseMissing,
             &format!("the database does not exist ({said}); create it with encoding UTF8 and role \"{}\" as its owner", place.owner()),
         ),
-        (Moment::Connect, "42501") => place.failure(
+        (_, "42501") => denied(error, place, moment),
+        // Of a database, the server says so to every role.
+        (Moment::Connect, "55000") if error.routine == Some(OF_DATABASE) => place.failure(
             Definite,
             FailureReason::PermissionDenied,
-            &format!("role \"{role}\" may not connect ({said}); GRANT CONNECT ON DATABASE, or make it the owner"),
-        ),
-        // Of the catalogs and functions of the server Bytebase needs none, and of its tables the
-        // reading itself says which may not be read.
-        (Moment::Query, "42501") => place.failure(
-            Unknown,
-            FailureReason::PermissionDenied,
-            &format!(
-                "the operator may not read what it needs ({said}); GRANT that right to role \"{role}\", or give the \
-                 operator a login of its own that has it, with database.monitorSecretRef"
-            ),
+            &format!("the database takes no connections ({said}); ALTER DATABASE … ALLOW_CONNECTIONS true"),
         ),
         (_, "53300") => place.failure(
             Unknown,
@@ -380,6 +379,46 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, moment: Moment) -> ProbeF
             &format!("the server answered with an error: {said}{}", in_brackets(sqlstate(code))),
         ),
     }
+}
+
+/// A right is missing; which one, the routine shows that found it.
+fn denied(error: &ServerError<'_>, place: &Place<'_>, moment: Moment) -> ProbeFailure {
+    use FailureClass::{Definite, Unknown};
+    let (said, role) = (place.refusal(error.message), place.role());
+    let is_of_a_setting =
+        |routine: &str| routine.starts_with("set_config") || routine.starts_with("call_");
+    let (class, text) = match moment {
+        Moment::Connect if error.routine.is_some_and(is_of_a_setting) => (
+            Definite,
+            format!(
+                "role \"{role}\" may not set a parameter of the connection string ({said}); remove that parameter, or GRANT \
+                 the right to set it: for `role`, GRANT the role that it names TO \"{role}\""
+            ),
+        ),
+        Moment::Connect => (
+            Definite,
+            format!(
+                "role \"{role}\" may not connect ({said}); GRANT CONNECT ON DATABASE, or make it the owner"
+            ),
+        ),
+        Moment::Query if error.routine == Some(ROW_SECURITY) => (
+            Unknown,
+            format!(
+                "row security may keep rows of Bytebase's tables from role \"{role}\", also where a policy shows some or all \
+                 ({said}); ALTER ROLE \"{role}\" BYPASSRLS, or ALTER TABLE … DISABLE ROW LEVEL SECURITY"
+            ),
+        ),
+        // Of the catalogs and functions of the server Bytebase needs none, and of its tables the
+        // reading itself says which may not be read.
+        Moment::Query => (
+            Unknown,
+            format!(
+                "the operator may not read what it needs ({said}); GRANT that right to role \"{role}\", or give the \
+                 operator a login of its own that has it, with database.monitorSecretRef"
+            ),
+        ),
+    };
+    place.failure(class, FailureReason::PermissionDenied, &text)
 }
 
 /// Which limit is reached, and what raises it.
@@ -535,6 +574,14 @@ mod tests {
             (Connect, "3D000", None, Definite, R::DatabaseMissing),
             (Connect, "42501", None, Definite, R::PermissionDenied),
             (Query, "42501", None, Unknown, R::PermissionDenied),
+            (
+                Connect,
+                "55000",
+                Some(OF_DATABASE),
+                Definite,
+                R::PermissionDenied,
+            ),
+            (Connect, "55000", None, Unknown, R::Other),
             (Connect, "53300", None, Unknown, R::TooManyConnections),
             (Query, "57P01", None, Unknown, R::ServerNotReady),
             (Connect, "57P02", None, Unknown, R::ServerNotReady),
@@ -557,6 +604,27 @@ mod tests {
                 "{}",
                 failure.message
             );
+        }
+    }
+
+    #[test]
+    fn what_a_role_may_not_is_followed_by_what_lets_it() {
+        for (moment, routine, advice) in [
+            (Moment::Connect, OF_DATABASE, "GRANT CONNECT"),
+            (Moment::Connect, "call_string_check_hook", "for `role`"),
+            (
+                Moment::Connect,
+                "set_config_with_handle",
+                "remove that parameter",
+            ),
+            (Moment::Query, ROW_SECURITY, "BYPASSRLS"),
+            (Moment::Query, "aclcheck_error", "database.monitorSecretRef"),
+        ] {
+            let failure = classify_server("42501", "m", Some(routine), moment);
+            assert_eq!(failure.reason, FailureReason::PermissionDenied);
+            let is_definite = failure.class == FailureClass::Definite;
+            assert_eq!(is_definite, moment == Moment::Connect, "{routine}");
+            assert!(failure.message.contains(advice), "{}", failure.message);
         }
     }
 

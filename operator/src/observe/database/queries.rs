@@ -320,10 +320,15 @@ pub(super) async fn let_go(
     }
 }
 
-/// The table, a column or the right that the query was built for is gone.
+/// The table, a column or the right that the query was built for is gone. Row security is no such
+/// right: another shape does not get around it.
 fn shape_is_outdated(error: &sqlx::Error) -> bool {
+    let is_gone = |error: &PgDatabaseError| match error.code() {
+        "42501" => error.routine() != Some(classify::ROW_SECURITY),
+        code => matches!(code, "42P01" | "42703"),
+    };
     matches!(error, sqlx::Error::Database(e)
-        if e.try_downcast_ref::<PgDatabaseError>().is_some_and(|e| matches!(e.code(), "42P01" | "42703" | "42501")))
+        if e.try_downcast_ref::<PgDatabaseError>().is_some_and(is_gone))
 }
 
 /// It is the server's answer, and its session goes on.

@@ -99,7 +99,8 @@ pub(super) struct Shape {
 /// What is read from catalogs, and needs no table of Bytebase's. Words in braces are filled in.
 const CATALOG: &str = include_str!("sql/catalog.sql");
 
-/// What goes before each reading.
+/// What goes before each reading. Row security leaves rows out without a word: the server is to
+/// refuse the question instead.
 const BEGIN: &str = include_str!("sql/begin.sql");
 
 /// What is read each time. Words in braces are filled in.
