@@ -665,11 +665,21 @@ async fn servers(c: &mut Comparison, primary: &Server, standby: &Server) {
         "postgres",
         "ALTER DATABASE frozen SET default_transaction_read_only = on",
     );
-    for attrs in ["any", "read-write", "read-only", "primary"] {
-        c.agree(&format!(
-            "postgres://app:{PASSWORD}@localhost:{p}/frozen?target_session_attrs={attrs}"
-        ))
-        .await;
+    let arrived = "SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE d.datname = 'frozen'";
+    while standby.sql("postgres", arrived).trim() != "1" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for list in [
+        format!("localhost:{p}"),
+        format!("localhost:{p},localhost:{s}"),
+        format!("localhost:{s},localhost:{p}"),
+    ] {
+        for attrs in ["any", "read-write", "read-only", "primary"] {
+            c.agree(&format!(
+                "postgres://app:{PASSWORD}@{list}/frozen?target_session_attrs={attrs}"
+            ))
+            .await;
+        }
     }
 }
 

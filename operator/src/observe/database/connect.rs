@@ -158,7 +158,15 @@ fn verdict(access: &Access, failures: &[Failed]) -> ProbeFailure {
     let weighty = found
         .iter()
         .position(|(failed, failure)| !fits_not(failed) && failure.class == FailureClass::Unknown);
-    let index = weighty.unwrap_or_else(|| found.len().saturating_sub(1));
+    // What is wrong with the primary counts before what is as it should be with its standbys, in
+    // whatever order they stand.
+    let primary = found
+        .iter()
+        .rposition(|(failed, _)| matches!(failed.error, Error::Unfit { is_standby: false }));
+    let ends_unfit = found.last().is_some_and(|(failed, _)| fits_not(failed));
+    let index = weighty
+        .or(primary.filter(|_| ends_unfit))
+        .unwrap_or_else(|| found.len().saturating_sub(1));
     if index < found.len() {
         return found.swap_remove(index).1;
     }
@@ -380,6 +388,21 @@ pub(crate) mod tests {
             (
                 vec![failed(0, 1, false, unfit()), failed(0, 2, false, unfit())],
                 (FailureReason::Standby, true),
+            ),
+            // The primary takes no writes, and its standby never does.
+            (
+                vec![
+                    failed(0, 1, false, Error::Unfit { is_standby: false }),
+                    failed(1, 2, false, unfit()),
+                ],
+                (FailureReason::ReadOnly, true),
+            ),
+            (
+                vec![
+                    failed(0, 1, false, unfit()),
+                    failed(1, 2, false, Error::Unfit { is_standby: false }),
+                ],
+                (FailureReason::ReadOnly, true),
             ),
             // TLS that there is not, and then what it is without.
             (
