@@ -2274,6 +2274,18 @@ async fn a_transaction_mode_pooler_is_distinguished_from_a_session_mode_one() {
     let pooler = server().pooler("transaction\ndefault_pool_size = 1", &users);
     let seen = facts(access(url(pooler.port, "pooled"))).await;
     assert_eq!(seen.transaction_pooler, Some(true));
+    // It hands out its two server processes in turn.
+    let taking_turns = "server_round_robin = 1\ndefault_pool_size = 2\nignore_startup_parameters = extra_float_digits";
+    let pooler = server().pooler_with("transaction", &users, taking_turns);
+    let through = url(pooler.port, "pooled");
+    let mut two = [session(&through, "a").await, session(&through, "b").await];
+    for sql in ["BEGIN; SELECT 1", "COMMIT"] {
+        for session in &mut two {
+            sqlx::raw_sql(sql).execute(session).await.unwrap();
+        }
+    }
+    drop(two);
+    assert_eq!(facts(access(through)).await.transaction_pooler, Some(true));
     // There is no second session.
     let pooler = server().pooler("session\nmax_client_conn = 1", &users);
     let seen = facts(access(url(pooler.port, "pooled"))).await;
@@ -2400,6 +2412,44 @@ async fn a_pooler_that_has_changed_its_mode_is_examined_again() {
     let (before, after) = moved(transaction.port, session.port, "repooled").await;
     let found = [before, after].map(|facts| facts.transaction_pooler);
     assert_eq!(found, [Some(true), Some(false)]);
+}
+
+#[tokio::test]
+async fn that_no_pooler_stands_before_one_server_says_nothing_of_another() {
+    let name = "unpooled";
+    bytebase(name);
+    let other = Server::start("");
+    other.database(name, PASSWORD);
+    let pooler = other.pooler("transaction", &[(name, PASSWORD)]);
+    let (before, after) = moved(server().port, pooler.port, name).await;
+    let found = [before, after].map(|facts| facts.transaction_pooler);
+    assert_eq!(found, [Some(false), Some(true)]);
+}
+
+/// The pooler stands before the same server, and at the same address.
+#[tokio::test]
+async fn after_a_stop_a_pooler_is_searched_for_again() {
+    bytebase("stopped_unpooled");
+    let pooler = server().pooler("transaction", &[("stopped_unpooled", PASSWORD)]);
+    let (port, leads_to) = name(server().port).await;
+    let mut probe = Probe::start(access(url(port, "stopped_unpooled")), DEFAULT_INTERVAL);
+    let found = |latest: Latest| match latest.view {
+        DatabaseView::Probed(Ok(facts)) => facts.transaction_pooler,
+        other => panic!("{other:?}"),
+    };
+    let patience = Duration::from_secs(20);
+    let first = probe.wake(patience).await.expect("no outcome");
+    assert_eq!(found(first), Some(false));
+    let stopped = ReadOptions {
+        keep_session: false,
+        ..usual(false, 0)
+    };
+    probe.probes.pace(&"it", stopped);
+    no_session_stays("stopped_unpooled").await;
+    leads_to.store(pooler.port, Ordering::Relaxed);
+    probe.probes.resume(&"it");
+    let next = probe.wake(patience).await.expect("no reading");
+    assert_eq!(found(next), Some(true));
 }
 
 #[tokio::test]

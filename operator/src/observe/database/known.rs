@@ -11,6 +11,7 @@ use crate::observation::{
     SchemaState, StoredLicense,
 };
 use std::collections::BTreeSet;
+use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -51,6 +52,8 @@ pub(super) struct State {
     /// Since when each reading has found a server that takes writes.
     writable_since: Option<Instant>,
     pub(super) read_options: ReadOptions,
+    /// [`Self::forget`] has been asked for since the latest reading began.
+    is_forgotten: bool,
     /// Pods whose drain hooks are asked to let their replicas end.
     pub(super) let_go: BTreeSet<String>,
     /// What came of that.
@@ -92,6 +95,7 @@ impl State {
             failing_since: None,
             writable_since: None,
             read_options,
+            is_forgotten: false,
             let_go: BTreeSet::new(),
             asked: Asked::default(),
         }
@@ -215,6 +219,12 @@ impl State {
         self.digest = None;
         self.writable_since = None;
         self.read_options = FIRST_READ_OPTIONS;
+        self.is_forgotten = true;
+    }
+
+    /// How to read now, and whether what earlier readings found counts as never read.
+    pub(super) fn next_reading(&mut self) -> (ReadOptions, bool) {
+        (self.read_options, take(&mut self.is_forgotten))
     }
 
     /// Keeps the outcome of a reading, as [`Self::record`] does, and when that began.

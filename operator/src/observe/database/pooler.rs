@@ -9,7 +9,7 @@ use super::classify::Place;
 use super::connect::{self, Dialled};
 use super::facts::SessionFacts;
 use super::queries::{self, Failed};
-use crate::observation::ProbeFailure;
+use crate::observation::{DatabaseIdentity, ProbeFailure};
 use bytebase_login::Lookups;
 use sqlx::postgres::{PgConnection, PgDatabaseError};
 use std::net::SocketAddr;
@@ -29,30 +29,64 @@ const SECOND_SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 /// whose transaction then ends.
 const HELD_UP_AFTER: Duration = Duration::from_secs(1);
 
+/// That no pooler stands before a server is looked into again after so long: it costs a second
+/// session.
+const KEPT: Duration = Duration::from_hours(1);
+
 const PID: &str = "SELECT pg_backend_pid()::text";
 
-/// Reads the identity and, unless `pooler` is known, checks for a transaction-mode pooler.
+/// Whether a pooler in transaction mode stands before a server, as it was found out last.
+#[derive(Clone, Debug)]
+pub struct Found {
+    is_there: bool,
+    at: Instant,
+    /// Which server it stands before, or does not.
+    identity: DatabaseIdentity,
+    /// The address that was dialled. At another one there may be another pooler, or none.
+    address: Option<SocketAddr>,
+}
+
+impl Found {
+    /// Whether it says something of a session that leads to this server by this address.
+    fn counts(&self, identity: &DatabaseIdentity, address: Option<SocketAddr>) -> bool {
+        self.identity == *identity && self.address == address && self.at.elapsed() < KEPT
+    }
+}
+
+/// Reads the identity and checks for a transaction-mode pooler, unless `found` says already that
+/// there is none. That there is one is what a session is made again for, so it is looked into each
+/// time, and stands where it cannot be found out.
 pub async fn read(
     dialled: &mut Dialled,
     access: &Access,
     lookups: &Lookups,
-    pooler: Option<bool>,
-) -> Result<(SessionFacts, Option<bool>), ProbeFailure> {
+    found: &mut Option<Found>,
+) -> Result<SessionFacts, ProbeFailure> {
     let place = Place::new(&access.url, &access.url.hosts[dialled.host], &access.login);
     let server = queries::read_server(&mut dialled.connection, &place).await?;
     let read = Instant::now();
-    let pooler = match pooler {
-        Some(known) => Some(known),
-        None => stands_before(dialled, access, lookups, server.reached_at).await,
-    };
-    let facts = SessionFacts {
+    let address = dialled.address;
+    found.take_if(|found| !found.counts(&server.identity, address));
+    let before = found.as_ref().map(|found| found.is_there);
+    let mut pooler = before;
+    if before != Some(false)
+        && let Some(is_there) = stands_before(dialled, access, lookups, server.reached_at).await
+    {
+        pooler = Some(is_there);
+        *found = Some(Found {
+            is_there,
+            at: Instant::now(),
+            identity: server.identity.clone(),
+            address,
+        });
+    }
+    Ok(SessionFacts {
         identity: server.identity,
         server_since: read.checked_sub(server.uptime).unwrap_or(read),
         transaction_pooler: pooler,
         has_version_1_certificate: dialled.has_version_1_certificate,
         settings: server.settings,
-    };
-    Ok((facts, pooler))
+    })
 }
 
 /// Whether a pooler in transaction mode stands before a login that was made to find out no more
@@ -95,7 +129,8 @@ fn is_direct(dialled: Option<SocketAddr>, reached_at: Option<SocketAddr>) -> boo
 ///
 /// Session `a` is idle between its statements while session `b` holds a transaction. Behind a
 /// transaction-mode pooler `b` is given the server process that `a` just left, and `a` finds itself
-/// on another. With sessions of their own neither can happen.
+/// on another. With sessions of their own neither can happen. One that hands out its server
+/// processes in turn may do so evenly, so `a` is also asked twice in a row.
 async fn shares_a_server_process(
     a: &mut PgConnection,
     access: &Access,
@@ -103,6 +138,7 @@ async fn shares_a_server_process(
 ) -> Option<bool> {
     let mut b = connect::dial(access, lookups).await.ok()?.connection;
     let mut shared = Some(false);
+    let mut last = pid(a).await?;
     for _ in 0..ROUNDS {
         let before = pid(a).await?;
         let other = match queries::fetch(&mut b, format!("BEGIN; {PID}")).await {
@@ -124,10 +160,11 @@ async fn shares_a_server_process(
             Ok(after) => after?,
             Err(_) => waiting.await?,
         };
-        if before == other || before != after {
+        if before == other || before != after || before != last {
             shared = Some(true);
             break;
         }
+        last = after;
     }
     connect::close(b).await;
     shared
@@ -176,6 +213,24 @@ mod tests {
         ] {
             assert_eq!(refuses_transactions(code, message), expected, "{message}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_found_counts_for_an_hour_and_for_the_same_server_at_the_same_address() {
+        let server = DatabaseIdentity::new("one", "start");
+        let address: Option<SocketAddr> = "10.0.0.1:5432".parse().ok();
+        let found = Found {
+            is_there: false,
+            at: Instant::now(),
+            identity: server.clone(),
+            address,
+        };
+        assert!(found.counts(&server, address));
+        assert!(!found.counts(&DatabaseIdentity::new("two", "start"), address));
+        assert!(!found.counts(&DatabaseIdentity::new("one", "restart"), address));
+        assert!(!found.counts(&server, "10.0.0.2:5432".parse().ok()));
+        tokio::time::advance(KEPT).await;
+        assert!(!found.counts(&server, address));
     }
 
     #[test]

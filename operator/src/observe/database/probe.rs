@@ -151,9 +151,9 @@ struct Prober {
     /// The server of the latest session, and since when it has run, as it was first found. A clock
     /// that was set back says of each session that the server has just started.
     server: Option<(DatabaseIdentity, Instant)>,
-    /// Outcome of the search for a transaction-mode pooler, and when. That there is none is kept
-    /// over a redial; that there is one is what the redial is made for.
-    pooler: Option<(bool, Instant)>,
+    /// Whether a pooler in transaction mode stands before the server, as far as it was found out
+    /// for the server and the address of the latest session.
+    pooler: Option<pooler::Found>,
     /// What came of the login that Bytebase uses, beside a monitoring one, and when.
     trial: Option<(LoginTrial, Instant)>,
     /// Whether that login leads through a pooler in transaction mode, where the monitoring login
@@ -384,18 +384,6 @@ impl Shared {
             poke: Notify::new(),
         }
     }
-
-    /// Begins a reading that answers what was asked for so far: else each new cluster would be read
-    /// twice, since its pace is set before its task runs, or while that waits for a place.
-    fn begin(&self) -> Begun {
-        // First of all: a request from here on stays for the next reading, and this one must not
-        // count as begun before those it answers. Whoever asks changes the state before, and the
-        // state is read after this.
-        let _ = self.poke.notified().now_or_never();
-        let at = Instant::now();
-        let read_options = self.state.lock().read_options;
-        Begun { at, read_options }
-    }
 }
 
 // === The task ===
@@ -422,7 +410,7 @@ async fn turn(
     wake: &impl Fn(),
     failures: &mut u32,
 ) {
-    let mut begun = shared.begin();
+    let mut begun = prober.begin(shared);
     // Boxed, so that a waiting task holds no room for a login in progress.
     let outcome = AssertUnwindSafe(Box::pin(prober.probe(shared, &mut begun)))
         .catch_unwind()
@@ -525,6 +513,22 @@ impl OpenSession {
 // === impl Prober ===
 
 impl Prober {
+    /// Begins a reading that answers what was asked for so far: else each new cluster would be read
+    /// twice, since its pace is set before its task runs, or while that waits for a place.
+    fn begin(&mut self, shared: &Shared) -> Begun {
+        // First of all: a request from here on stays for the next reading, and this one must not
+        // count as begun before those it answers. Whoever asks changes the state before, and the
+        // state is read after this.
+        let _ = shared.poke.notified().now_or_never();
+        let at = Instant::now();
+        let (read_options, is_forgotten) = shared.state.lock().next_reading();
+        if is_forgotten {
+            // While the cluster was stopped a pooler may have come before its server.
+            self.pooler = None;
+        }
+        Begun { at, read_options }
+    }
+
     /// Reads, and returns when that was: what a trial of Bytebase's own login takes comes after it.
     async fn probe(
         &mut self,
@@ -791,7 +795,7 @@ impl Prober {
     ) -> Result<OpenSession, ProbeFailure> {
         let openings = self.openings.clone();
         let work = async {
-            *begun = shared.begin();
+            *begun = self.begin(shared);
             self.open().await
         };
         openings.take_turn(work).await
@@ -799,21 +803,9 @@ impl Prober {
 
     async fn open(&mut self) -> Result<OpenSession, ProbeFailure> {
         let mut dialled = connect::dial(&self.access, &self.lookups).await?;
-        let known = self
-            .pooler
-            .filter(|(pooler, at)| !pooler && at.elapsed() < CONNECTION_LIFETIME);
-        let pooler = known.map(|(pooler, _)| pooler);
-        let (mut facts, found) =
-            pooler::read(&mut dialled, &self.access, &self.lookups, pooler).await?;
+        let (access, lookups) = (&self.access, &self.lookups);
+        let mut facts = pooler::read(&mut dialled, access, lookups, &mut self.pooler).await?;
         facts.server_since = self.server_since(&facts);
-        match (known, found) {
-            (None, Some(found)) => self.pooler = Some((found, Instant::now())),
-            // It could not be found out this time: what was found before stands.
-            (None, None) => {
-                facts.transaction_pooler = self.pooler.map(|(pooler, _)| pooler);
-            }
-            _ => {}
-        }
         let Dialled {
             connection, host, ..
         } = dialled;
@@ -1002,7 +994,7 @@ mod tests {
         let (shared, mut prober) = (Shared::new(subject(), FIRST_READ_OPTIONS, true), prober());
         let places = prober.openings.clone();
         places.0.forget_permits(CONCURRENT_OPENINGS);
-        let mut begun = shared.begin();
+        let mut begun = prober.begin(&shared);
         let reading = Box::pin(prober.probe(&shared, &mut begun));
         let asked_meanwhile = async {
             sleep(seconds(60)).await;
