@@ -680,9 +680,13 @@ pub enum RolloutWait {
 
 impl RolloutStatus {
     /// Whether the rollout still waits for what it waited for before: the same thing, of the same
-    /// pod. Which replica is nearest to being idle does not matter.
+    /// pod. Which replica is nearest to being idle does not matter, nor which of several keeps any
+    /// other from being spared.
     pub fn continues(&self, before: &Self) -> bool {
-        let for_any_pod = self.waiting_for == Some(RolloutWait::IdleReplica);
+        let for_any_pod = matches!(
+            self.waiting_for,
+            Some(RolloutWait::IdleReplica | RolloutWait::OtherReplicas)
+        );
         self.waiting_for == before.waiting_for
             && self.scale_down_only == before.scale_down_only
             && (for_any_pod || self.pod == before.pod)

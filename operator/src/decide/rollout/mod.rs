@@ -21,8 +21,8 @@ use crate::decide::health::{Health, Replica, process_start};
 use crate::decide::rollout::idle::{End, has_no_process, idle_replica, is_behind};
 use crate::decide::rollout::maintenance::Stage;
 use crate::decide::rollout::step::{
-    Eviction, Step, Wait, controllers_step, describe, is_outdated, overdue, schema_migration,
-    unproven_step, wait_for_end,
+    Eviction, Step, Wait, controllers_step, describe, is_outdated, others_step, overdue,
+    schema_migration, unproven_step, wait_for_end,
 };
 use crate::decide::verdict::{Verdict, no, yes};
 use crate::desired::template::Template;
@@ -393,29 +393,51 @@ fn next_step(
             "it runs an old template, and the metadata database has had no heartbeat of it for over a minute",
         );
     }
-    // Every other one must carry the load while this one is away. One that carries none, since
-    // another container of its pod fails, may be one of several that wait for the same correction.
-    let carries_load = candidate.pod.ready || candidate.pod.trouble.is_none();
-    // What runs on the database that is being left carries its load there.
+    // Every other one must carry the load while this one is away. What runs on the database that is
+    // being left carries its load there.
     let stands_in =
         |replica: &Replica<'_>| replica.serves || (replica.elsewhere && replica.may_serve());
     let is_weak =
         |replica: &&Replica<'_>| replica.pod.uid != candidate.pod.uid && !stands_in(replica);
-    if let Some(weak) = health.replicas.iter().find(is_weak)
-        && carries_load
+    let weak: Vec<_> = health.replicas.iter().filter(is_weak).collect();
+    let load_ends_at = load_ends_at(candidate, cluster, observation);
+    if load_ends_at.is_none_or(|moment| moment > observation.now)
+        && let Some(step) = others_step(cluster, observation, database, &weak, load_ends_at)
     {
-        let (pod, state) = (&weak.pod.name, describe(weak));
-        let message = format!("{pod} to be Ready and to send heartbeats: {state}");
-        let wait = Wait::new(RolloutWait::OtherReplicas, message).about(weak);
-        return Step::Wait(wait.until(given_up_at(candidate, observation)));
+        return step;
     }
     if let Some(wait) = idle_replica(cluster, candidate, observation) {
         return Step::Wait(wait);
     }
-    evict(
-        candidate,
-        "it runs an old template and every other replica is Ready and sends heartbeats",
-    )
+    let why = if weak.is_empty() {
+        "it runs an old template and every other replica is Ready and sends heartbeats"
+    } else {
+        "it runs an old template and is not Ready"
+    };
+    evict(candidate, why)
+}
+
+/// From when on no other replica need stand in for this one; `None` where that is not known. A pod
+/// that is not Ready gets no requests, so none are lost with it, and it may be one of several that
+/// wait for the same correction. What it runs is given time by itself. But where no reading shows
+/// that no schema migration runs, its start may be in the middle of one: it has the time to come up
+/// that every replica has, unless something is known to be wrong with it.
+fn load_ends_at(
+    candidate: &Replica<'_>,
+    cluster: &ValidCluster,
+    observation: &Observation,
+) -> Option<Timestamp> {
+    let pod = candidate.pod;
+    let is_read = observation.facts().is_some() && !candidate.elsewhere;
+    if pod.ready {
+        return given_up_at(candidate, observation);
+    }
+    if pod.trouble.is_some() || is_read {
+        return Some(observation.now);
+    }
+    let since = pod.unready_since.unwrap_or(pod.created_at);
+    let timeout = cluster.rollout.ready_timeout;
+    Some(since.saturating_add(timeout).unwrap_or(Timestamp::MAX))
 }
 
 /// When a replica without a heartbeat counts as given up. Of one whose heartbeat grows old the
@@ -428,12 +450,14 @@ fn given_up_at(replica: &Replica<'_>, observation: &Observation) -> Option<Times
         .filter(|moment| *moment > observation.now)
 }
 
-/// What carries no load first (it could never be waited for), then idle pods, then those whose work
-/// is unknown, which may be any amount, then from the highest ordinal down.
+/// What carries no load first (it could never be waited for), of that what gets no requests, then
+/// idle pods, then those whose work is unknown, which may be any amount, then from the highest
+/// ordinal down.
 fn pick<'r, 'o>(outdated: &[&'r Replica<'o>]) -> Option<&'r Replica<'o>> {
     outdated.iter().copied().min_by_key(|replica| {
         (
             replica.serves,
+            replica.pod.ready && !replica.given_up,
             replica.running_tasks.unwrap_or(u64::MAX),
             Reverse(replica.pod.ordinal),
         )

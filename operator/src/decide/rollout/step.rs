@@ -317,6 +317,51 @@ pub fn unproven_step(
     Step::Wait(wait.until((observation.now < deadline).then_some(deadline)))
 }
 
+/// Replicas beside the next one that do not carry load (`weak`), so that it cannot be spared: the
+/// rollout waits for them, and stops where that takes too long, by the clock of status. `sooner`:
+/// when the next one is to be spared all the same. `None` where there are none.
+pub fn others_step(
+    cluster: &ValidCluster,
+    observation: &Observation,
+    database: &DatabaseVerdict,
+    weak: &[&Replica<'_>],
+    sooner: Option<Timestamp>,
+) -> Option<Step> {
+    let first = weak.first()?;
+    let (now, timeout) = (observation.now, cluster.rollout.ready_timeout);
+    let before = observation.remembered.rollout.as_ref();
+    let before = before.filter(|before| before.waiting_for == RolloutWait::OtherReplicas);
+    let since = before.map_or(now, |before| before.since.min(now));
+    // While the database was in the way, none of them could be well.
+    let well_since = database_well_since(database, observation);
+    let since = well_since.map_or(since, |well_since| well_since.max(since));
+    let deadline = since.saturating_add(timeout).unwrap_or(Timestamp::MAX);
+    let pod = &first.pod.name;
+    // What holds every step is to blame as long as it does.
+    if now >= deadline && database.allows > Allows::Wait {
+        let seconds = timeout.as_secs();
+        let list = weak.iter();
+        let list = list.map(|replica| format!("{}: {}", replica.pod.name, describe(replica)));
+        let list = list.collect::<Vec<_>>().join("; ");
+        return Some(Step::Stalled {
+            reason: Reason::RolloutStalled,
+            waits_for: RolloutWait::OtherReplicas,
+            pod: Some(pod.clone()),
+            why: format!(
+                "after {seconds} s no replica can be spared yet, since others are not Ready or send no heartbeats: {list}. Nothing is touched before they are well; to replace one without that, delete its pod (kubectl delete pod {pod}, in the namespace of this cluster): its successor runs the new template"
+            ),
+        });
+    }
+    let message = format!(
+        "{pod} to be Ready and to send heartbeats: {}",
+        describe(first)
+    );
+    let until = [Some(deadline), sooner].into_iter().flatten();
+    let until = until.filter(|moment| *moment > now).min();
+    let wait = Wait::new(RolloutWait::OtherReplicas, message).about(first);
+    Some(Step::Wait(wait.until(until)))
+}
+
 /// Since when a rollout has waited for a replica. One that was up before and is not now gets its
 /// time again, and so does one that could not come up while the database did not allow it. Of one
 /// that is Ready and sends no heartbeats Kubernetes does not say since when, status does.

@@ -860,6 +860,105 @@ fn a_container_that_fails_beside_each_bytebase_does_not_hold_its_own_correction_
     waits_for(&plan(&json!({}), &corrected), "demo-2 to be Ready");
 }
 
+/// Three outdated replicas, each with a task, whose pods have not been Ready for so many seconds,
+/// although no container of theirs fails.
+fn none_is_ready(seconds: i64) -> Observation {
+    let mut seen = busy([1, 1, 1]);
+    for pod in &mut seen.pods {
+        pod.ready = false;
+        pod.unready_since = Some(after(SignedDuration::from_secs(-seconds)));
+    }
+    seen
+}
+
+#[test]
+fn replicas_that_are_not_ready_do_not_wait_for_each_other() {
+    let first = |seen: &Observation| evicted(&plan(&json!({}), seen)).map(str::to_owned);
+    // What they run has its time, however long they have not been Ready.
+    let mut seen = none_is_ready(5);
+    waits_for(&plan(&json!({}), &seen), "a replica to be idle");
+    seen.remembered.rollout = Some(waited(RolloutWait::IdleReplica, "demo-2", 60));
+    assert_eq!(first(&seen).as_deref(), Some("demo-2"));
+    let why = plan(&json!({}), &seen).eviction.unwrap().why;
+    assert_eq!(why, "it runs an old template and is not Ready");
+    // One beside them that gets requests and of which no heartbeat can be seen waits for them, not
+    // they for it.
+    let mut beside = with_facts(seen.clone(), |facts| {
+        heartbeats(facts)[2].age = Duration::from_secs(40);
+    });
+    beside.pods[2].ready = true;
+    assert_eq!(first(&beside).as_deref(), Some("demo-1"));
+    // What they run is known to no login that the operator has.
+    let unknown = with_facts(none_is_ready(5), |facts| {
+        facts.running_tasks = Fact::Unknown;
+        facts.not_understood = vec!["task_run"];
+    });
+    assert_eq!(first(&unknown).as_deref(), Some("demo-2"));
+    // The one that was replaced has to serve before the next.
+    seen.pods[2].revision = Some(NEW.to_owned());
+    seen.pods[2].unready_since = Some(now());
+    waits_for(&plan(&json!({}), &seen), "demo-2 to be Ready");
+}
+
+#[test]
+fn a_start_that_may_migrate_an_unread_schema_has_its_time() {
+    let spec = json!({"rollout": {"readyTimeoutSeconds": 100}});
+    for (seconds, expected) in [(0, None), (99, None), (100, Some("demo-2"))] {
+        let mut seen = none_is_ready(seconds);
+        seen.database = DatabaseView::CannotRead;
+        seen.last_facts = None;
+        let plan = plan(&spec, &seen);
+        assert_eq!(evicted(&plan), expected, "{seconds}");
+        if expected.is_none() {
+            waits_for(&plan, "demo-0 to be Ready and to send heartbeats");
+            let left = after(SignedDuration::from_secs(100 - seconds));
+            let deadline = plan.report.rollout.unwrap().deadline;
+            assert_eq!(deadline, Some(Time(left)), "{seconds}");
+        }
+    }
+}
+
+#[test]
+fn a_rollout_that_can_spare_no_replica_stalls_by_the_clock_of_status() {
+    let spec = json!({"rollout": {"readyTimeoutSeconds": 100}});
+    let others = |pod: &str, seconds| Some(waited(RolloutWait::OtherReplicas, pod, seconds));
+    let stalled = |seen: &Observation| {
+        let plan = plan(&spec, seen);
+        assert_eq!(evicted(&plan), None);
+        let rollout = plan.report.rollout.as_ref().unwrap();
+        assert_eq!(rollout.waiting_for, Some(RolloutWait::OtherReplicas));
+        state(&plan, ConditionType::Stalled) == (Some(true), Reason::RolloutStalled)
+    };
+    // Each is Ready, and one of them is frozen: which one, its session cannot show.
+    let mut seen = outdated(&[0, 1, 2]);
+    for pod in &mut seen.pods {
+        pod.replica_id = None;
+    }
+    let mut seen = with_facts(seen, |facts| {
+        facts.sessions.as_mut().unwrap().listeners = None;
+    });
+    assert!(!stalled(&seen));
+    // Whichever of them was named before.
+    for (seconds, expected) in [(99, false), (100, true)] {
+        seen.remembered.rollout = others("demo-1", seconds);
+        assert_eq!(stalled(&seen), expected, "{seconds}");
+    }
+    let plan_late = plan(&spec, &seen);
+    let message = &condition(&plan_late.report, ROLLOUT).message;
+    for words in [
+        "demo-0: Ready, heartbeat unknown; demo-1: Ready, heartbeat unknown.",
+        "kubectl delete pod demo-0,",
+    ] {
+        assert!(message.contains(words), "{message}");
+    }
+    // The database is to blame for as long as it is away, and none can be well at once after that.
+    let mut away = seen.clone();
+    away.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    assert!(!stalled(&away));
+    seen.remembered.database_ready = Some((true, after(SignedDuration::from_secs(-99))));
+    assert!(!stalled(&seen));
+}
+
 #[test]
 fn what_is_not_ready_for_a_moment_does_not_come_back_from_a_template_that_fails() {
     let mut seen = outdated(&[0, 1]);
