@@ -241,6 +241,7 @@ pub fn pod(ordinal: i32) -> PodView {
         login: PodLogin::default(),
         external_url: None,
         ending_since: None,
+        finalizers: Vec::new(),
         unready_since: None,
         waits_for: None,
         last_failure: None,

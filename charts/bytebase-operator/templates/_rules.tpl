@@ -73,8 +73,8 @@ A comment above each rule names the calls that need it. No rule names a resource
   resources: [configmaps]
   verbs: [get, list, watch]
 # Why a pod that should be there could not be made: a quota, pod security, a webhook. Why one that is there does not start: a volume that cannot be
-# attached or mounted. The operator watches events about StatefulSets, and those of pods with the reasons FailedAttachVolume, FailedMapVolume and
-# FailedMount.
+# attached or mounted, a network without an address. The operator watches events about StatefulSets, and those of pods with the reasons
+# FailedAttachVolume, FailedMapVolume, FailedMount and FailedCreatePodSandBox.
 - apiGroups: [""]
   resources: [events]
   verbs: [list, watch]

@@ -573,6 +573,7 @@ impl Rules {
             login: PodLogin::default(),
             external_url: None,
             ending_since: pod.ending.map(at),
+            finalizers: Vec::new(),
             unready_since: (!serves).then_some(made),
             replica_id: (is_up || assumed).then(|| id(pod.uid)),
             log_quote: None,

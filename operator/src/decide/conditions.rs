@@ -447,6 +447,7 @@ fn stalled(findings: &Findings<'_>, rollout: &Verdict, healthy: &Verdict) -> Ver
         // The only replica of before has been replaced.
         let mut down = findings.health.replicas.iter();
         let down = down.find(|replica| !replica.pod.ready && !replica.pod.deleting);
+        let down = down.filter(|replica| !replica.pod.waits_at_gate());
         let back = down.map(|replica| way_back(replica.pod, &[], findings.observation));
         let back = back.unwrap_or_default();
         let message = format!("not up after {seconds} s: {}{back}", healthy.message);

@@ -770,6 +770,8 @@ pub struct PodView {
     pub login: PodLogin,
     /// The external URL that its replica is started with.
     pub external_url: Option<String>,
+    /// Its finalizers, but for those of the garbage collector, which go by themselves.
+    pub finalizers: Vec<String>,
     /// When its deletion began, if it did; a shorter grace period begins it again.
     pub ending_since: Option<jiff::Timestamp>,
     /// Since when it has not been Ready; `None` while it is.
@@ -782,9 +784,9 @@ pub struct PodView {
     pub restarts: i32,
     /// What keeps it from running, or from being seen to run.
     pub trouble: Option<PodTrouble>,
-    /// What of it is not ready, where it is not and that can be said. It is shown, and nothing
-    /// follows from it.
-    pub waits_for: Option<String>,
+    /// What it waits for, where it is not Ready and that can be said. It is shown, and nothing
+    /// follows from it but what is advised.
+    pub waits_for: Option<PodWait>,
     /// How a process of it failed that another one has followed, where the pod has not been Ready
     /// since. It is shown, and nothing follows from it.
     pub last_failure: Option<String>,
@@ -814,11 +816,20 @@ pub enum PodTrouble {
     /// No node takes it.
     Unschedulable(String),
     /// The container cannot be made (a missing Secret key, a volume that cannot be attached or
-    /// mounted).
+    /// mounted, a pod without a network), or its node has ended the pod for good.
     Creation(String),
     /// The node no longer reports, so Kubernetes calls the pod not Ready. The replica may run on as
     /// ever.
     NodeSilent(String),
+}
+
+/// What a pod waits for that is not Ready although nothing is known to be wrong with it; in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodWait {
+    /// A part of it: a container that is not ready, or its place on a node.
+    Part(String),
+    /// Another party, which has not opened its readiness gates. All containers are ready.
+    Gate(String),
 }
 
 /// By what the drain hook of a pod logs in to the metadata database.
@@ -835,6 +846,11 @@ pub struct PodLogin {
 }
 
 impl PodView {
+    /// Whether it is well but for its readiness gates: no change of the spec is to blame.
+    pub fn waits_at_gate(&self) -> bool {
+        matches!(self.waits_for, Some(PodWait::Gate(_)))
+    }
+
     /// Ready, and not on its way out.
     pub fn is_ready(&self) -> bool {
         self.ready && !self.deleting
@@ -869,6 +885,15 @@ impl StatefulSetView {
         let seconds = self.template["spec"]["terminationGracePeriodSeconds"].as_i64();
         // Kubernetes' own default.
         jiff::SignedDuration::from_secs(seconds.unwrap_or(30))
+    }
+}
+
+impl PodWait {
+    /// In words.
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Part(text) | Self::Gate(text) => text,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::api::BytebaseCluster;
 use crate::kubernetes::{Kind, Readable, ResourceVersion};
 use crate::observation::PodRefusal;
-use crate::observe::pod_events::{PodEvents, VOLUMES};
+use crate::observe::pod_events::{PREPARATIONS, PodEvents};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::api::core::v1::Pod;
@@ -206,8 +206,8 @@ fn deserialize<T: DeserializeOwned>(json: &str) -> Option<T> {
 /// server each kind comes back by itself, seconds after the others.
 const LASTS_FROM: Duration = Duration::from_secs(15);
 
-/// What was said of a volume so long before the last thing that was is over: what goes on is tried
-/// again, and said again, within two minutes.
+/// What was said of a pod's preparation so long before the last thing that was is over: what goes
+/// on is tried again, and said again, within two minutes.
 const OVER_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// A listing that has not come in.
@@ -367,8 +367,9 @@ pub struct Caches {
     pub pods: Arc<Cache<Pod>>,
     /// Events about pods that were made or refused.
     pub creations: Arc<Cache<Event, Events>>,
-    /// Events about volumes that could not be attached or mounted, by their reasons in [`VOLUMES`].
-    pub volumes: [Arc<Cache<Event, Events>>; VOLUMES.len()],
+    /// Events about pods that could not be prepared for their containers, by their reasons in
+    /// [`PREPARATIONS`].
+    pub preparations: [Arc<Cache<Event, Events>>; PREPARATIONS.len()],
     owned: BTreeMap<Kind, Arc<Cache<DynamicObject>>>,
 }
 
@@ -378,7 +379,7 @@ impl Default for Caches {
             clusters: Arc::default(),
             pods: Arc::default(),
             creations: Arc::default(),
-            volumes: VOLUMES.map(|_| Arc::default()),
+            preparations: PREPARATIONS.map(|_| Arc::default()),
             owned: Kind::owned().map(|kind| (kind, Arc::default())).collect(),
         }
     }
@@ -469,14 +470,15 @@ impl Caches {
         creations.refusal(namespace, set, set_uid, missing)
     }
 
-    /// Why a volume of this pod cannot be attached or mounted. Of several reasons that go on always
-    /// the same, and what the kubelet says while it waits for an attachment ("Unable to attach or
+    /// Why this pod cannot be prepared for its containers: a volume of it cannot be attached or
+    /// mounted, or it gets no sandbox. Of several reasons that go on always the same, and what the
+    /// kubelet says while it waits for an attachment ("Unable to attach or
     /// mount volumes") is by its first letter the last of them.
-    pub fn unmounted(&self, namespace: &str, set: &str, pod_uid: &str) -> Option<String> {
+    pub fn unprepared(&self, namespace: &str, set: &str, pod_uid: &str) -> Option<String> {
         let mut failed = Vec::new();
-        for cache in &self.volumes {
+        for cache in &self.preparations {
             let events = cache.storage.0.lock();
-            failed.extend(events.unmounted(namespace, set, pod_uid));
+            failed.extend(events.unprepared(namespace, set, pod_uid));
         }
         let newest = failed.iter().map(|(last, _)| *last).max()?;
         let goes_on = |last: Timestamp| newest.duration_since(last) < OVER_AFTER;
@@ -533,34 +535,43 @@ mod tests {
     #[test]
     fn what_keeps_a_volume_from_being_attached_says_more_than_that_it_is_waited_for() {
         let caches = Caches::default();
-        let unmounted = || caches.unmounted("team", "demo", "pod");
+        let unprepared = || caches.unprepared("team", "demo", "pod");
         let put_at = |minute: u8, reason: &str, message: &str| {
             let event = json!({
                 "metadata": {"name": reason, "namespace": "team"},
                 "involvedObject": {"kind": "Pod", "namespace": "team", "name": "demo-1", "uid": "pod"},
                 "reason": reason, "message": message, "lastTimestamp": format!("2026-06-01T00:{minute:02}:00Z"),
             });
-            let place = VOLUMES.iter().position(|known| *known == reason).unwrap();
+            let place = PREPARATIONS
+                .iter()
+                .position(|known| *known == reason)
+                .unwrap();
             let event = serde_json::from_value(event).unwrap();
-            caches.volumes[place].put(event);
+            caches.preparations[place].put(event);
         };
         let put = |reason: &str, message: &str| put_at(0, reason, message);
-        assert_eq!(unmounted(), None);
+        assert_eq!(unprepared(), None);
         let waits = "Unable to attach or mount volumes: unmounted volumes=[data]";
         put("FailedMount", waits);
-        assert_eq!(unmounted().as_deref(), Some(waits));
+        assert_eq!(unprepared().as_deref(), Some(waits));
         let cause =
             "Multi-Attach error for volume \"pvc-1\" Volume is already used by pod(s) demo-0";
         put("FailedAttachVolume", cause);
-        assert_eq!(unmounted().as_deref(), Some(cause));
+        assert_eq!(unprepared().as_deref(), Some(cause));
         put("FailedMapVolume", "MapVolume.SetUpDevice failed");
-        assert_eq!(unmounted().as_deref(), Some("MapVolume.SetUpDevice failed"));
+        assert_eq!(
+            unprepared().as_deref(),
+            Some("MapVolume.SetUpDevice failed")
+        );
         // The volume has been attached since, and cannot be mounted for another reason.
         let present = "MountVolume.SetUp failed: secret \"gone\" not found";
         put_at(4, "FailedMount", present);
-        assert_eq!(unmounted().as_deref(), Some("MapVolume.SetUpDevice failed"));
+        assert_eq!(
+            unprepared().as_deref(),
+            Some("MapVolume.SetUpDevice failed")
+        );
         put_at(5, "FailedMount", present);
-        assert_eq!(unmounted().as_deref(), Some(present));
+        assert_eq!(unprepared().as_deref(), Some(present));
     }
 
     #[test]

@@ -118,16 +118,16 @@ pub struct Pods {
     pub await_logs: bool,
 }
 
-/// The pods of one cluster as plain values. `unmounted` says why a volume of a pod cannot be
-/// attached or mounted.
-pub fn pods(logs: &Logs<'_>, pods: &[Pod], unmounted: impl Fn(&Pod) -> Option<String>) -> Pods {
+/// The pods of one cluster as plain values. `unprepared` says why a pod cannot be prepared for its
+/// containers.
+pub fn pods(logs: &Logs<'_>, pods: &[Pod], unprepared: impl Fn(&Pod) -> Option<String>) -> Pods {
     let mut await_logs = false;
     let views = pods.iter().filter_map(|pod| {
         let (id, quote) = (logs.ids.get(pod, &logs.reader), logs.quote(pod));
         await_logs |= id.is_awaited || quote.is_awaited;
         Some(PodView {
             log_quote: quote.value,
-            ..pod::view(pod, id.value, unmounted(pod).as_deref())?
+            ..pod::view(pod, id.value, unprepared(pod).as_deref())?
         })
     });
     let mut views: Vec<_> = views.collect();

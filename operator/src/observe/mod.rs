@@ -282,7 +282,7 @@ impl Subject<'_> {
             .collect();
         let remembered = &own.status.replica_statuses;
         sources.log_ids.recall(&pods, remembered);
-        let unmounted = |pod: &Pod| sources.caches.unmounted(namespace, name, &pod.uid()?);
+        let unprepared = |pod: &Pod| sources.caches.unprepared(namespace, name, &pod.uid()?);
         let secrets =
             LazyCell::new(|| known_secrets(&self.cluster.spec, self.references).map(Arc::new));
         let (cluster, database) = (&self.validation.cluster, &self.validation.database);
@@ -297,7 +297,7 @@ impl Subject<'_> {
             patience: cluster.map(|cluster| cluster.rollout.ready_timeout),
             now: (sources.clock)(),
         };
-        let mut pods = cluster::pods(&logs, &pods, unmounted);
+        let mut pods = cluster::pods(&logs, &pods, unprepared);
         // What was evicted is ending, whether the watch has shown it yet or not: otherwise the next
         // one would be evicted on a picture of before.
         let evicted = pods

@@ -4,7 +4,8 @@ use crate::desired::drain::{self, INSTALLER};
 use crate::desired::{
     CHECKSUM_ANNOTATION, CONTAINER, EXTERNAL_URL, VERSION_ANNOTATION, external_url_in,
 };
-use crate::observation::{PodLogin, PodTrouble, PodView};
+use crate::kubernetes::is_garbage_collectors;
+use crate::observation::{PodLogin, PodTrouble, PodView, PodWait};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition, PodSpec, Volume};
 use kube::ResourceExt as _;
@@ -27,6 +28,7 @@ pub fn trim(pod: &mut Pod) {
             termination_grace_period_seconds: spec.termination_grace_period_seconds,
             containers: bytebase(spec).into_iter().collect(),
             volumes: spec.volumes.take().map(of_login),
+            readiness_gates: spec.readiness_gates.take(),
             ..PodSpec::default()
         };
     }
@@ -83,9 +85,9 @@ fn of_login(mut volumes: Vec<Volume>) -> Vec<Volume> {
 }
 
 /// A pod, as far as [`trim`] has kept it, as a plain value, without the line of its log that says
-/// why it is not up. `replica_id` comes from its log, and from events why a volume of it cannot be
-/// mounted.
-pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Option<PodView> {
+/// why it is not up. `replica_id` comes from its log, and from events why it cannot be prepared for
+/// its containers (`unprepared`).
+pub fn view(pod: &Pod, replica_id: Option<Uuid>, unprepared: Option<&str>) -> Option<PodView> {
     let name = pod.name_any();
     let ordinal = name.rsplit_once('-')?.1.parse().ok()?;
     let status = pod.status.as_ref();
@@ -119,6 +121,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
         login: login(pod),
         external_url: bytebase_of(pod).and_then(external_url),
         ending_since: ending_since(pod),
+        finalizers: finalizers(pod),
         unready_since: condition(pod, "Ready")
             .filter(|_| !ready)
             .and_then(|condition| condition.last_transition_time.as_ref())
@@ -126,7 +129,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
         replica_id,
         log_quote: None,
         restarts: container.map_or(0, |container| container.restart_count),
-        trouble: trouble(pod, container, unmounted),
+        trouble: trouble(pod, container, unprepared),
         waits_for: waits_for(pod).filter(|_| !ready),
         last_failure: last_failure(pod).filter(|_| !ready),
         version: pod.annotations().get(VERSION_ANNOTATION).cloned(),
@@ -151,6 +154,13 @@ fn login(pod: &Pod) -> PodLogin {
         url: url.and_then(|url| url.value.clone()),
         sources: drain::login_sources(&volumes.unwrap_or_default()),
     }
+}
+
+/// Those that another party's controller has to take away.
+fn finalizers(pod: &Pod) -> Vec<String> {
+    let mut finalizers = pod.finalizers().to_vec();
+    finalizers.retain(|finalizer| !is_garbage_collectors(finalizer));
+    finalizers
 }
 
 /// The deletion timestamp is the end of the grace period.
@@ -195,19 +205,29 @@ pub(super) fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodConditio
 /// and knows nothing of the pod itself.
 pub(super) fn node_is_silent(pod: &Pod) -> bool {
     let holds = |type_| condition(pod, type_).is_some_and(|found| found.status == "True");
-    let gate_is_shut = condition(pod, "Ready")
-        .is_some_and(|ready| ready.reason.as_deref() == Some("ReadinessGatesNotReady"));
-    holds("ContainersReady") && !holds("Ready") && !gate_is_shut
+    holds("ContainersReady") && !holds("Ready") && !has_shut_gate(pod)
+}
+
+/// Whether the kubelet says that all is well with a pod but for a readiness gate.
+fn has_shut_gate(pod: &Pod) -> bool {
+    condition(pod, "Ready")
+        .is_some_and(|ready| ready.reason.as_deref() == Some("ReadinessGatesNotReady"))
 }
 
 fn trouble(
     pod: &Pod,
     container: Option<&ContainerStatus>,
-    unmounted: Option<&str>,
+    unprepared: Option<&str>,
 ) -> Option<PodTrouble> {
-    if let Some(unscheduled) = condition(pod, "PodScheduled")
-        .filter(|scheduled| scheduled.reason.as_deref() == Some("Unschedulable"))
-    {
+    if let Some(ended) = ended(pod) {
+        return Some(ended);
+    }
+    // Whatever else keeps a pod without a node, such as an error in the scheduler itself.
+    let unscheduled = condition(pod, "PodScheduled").filter(|scheduled| {
+        let reason = scheduled.reason.as_deref();
+        scheduled.status == "False" && reason.is_some_and(|reason| reason != SCHEDULING_GATED)
+    });
+    if let Some(unscheduled) = unscheduled {
         return Some(PodTrouble::Unschedulable(format!(
             "no node takes it: {}",
             unscheduled.message.as_deref().unwrap_or("no reason given")
@@ -235,17 +255,69 @@ fn trouble(
         return Some(trouble);
     }
     let waits = container.is_none_or(|container| waiting_reason(container).is_some());
-    let unmounted = unmounted.filter(|_| waits && !is_mounted(pod))?;
+    let unprepared = unprepared.filter(|_| waits && !is_prepared(pod))?;
     Some(PodTrouble::Creation(format!(
-        "Kubernetes cannot mount a volume: {unmounted}"
+        "Kubernetes cannot prepare the pod: {unprepared}"
     )))
 }
 
+/// That no container of the pod starts any more: its node has evicted it or does not admit it. The
+/// StatefulSet controller makes another one. A pod that is being deleted ends like that as well.
+fn ended(pod: &Pod) -> Option<PodTrouble> {
+    let status = pod.status.as_ref()?;
+    let is_failed = status.phase.as_deref() == Some("Failed");
+    if !is_failed || pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let reason = status.reason.as_deref().unwrap_or("Failed");
+    let why = status.message.as_deref();
+    let why = why.map_or_else(String::new, |message| format!(": {message}"));
+    Some(PodTrouble::Creation(format!(
+        "Kubernetes has ended the pod ({reason}){why}"
+    )))
+}
+
+/// The reason of the condition of a pod that is not to be given a node yet.
+const SCHEDULING_GATED: &str = "SchedulingGated";
+
 /// What a pod waits for that is not Ready although nothing is wrong with it as far as Kubernetes
 /// says.
-fn waits_for(pod: &Pod) -> Option<String> {
+fn waits_for(pod: &Pod) -> Option<PodWait> {
+    if has_shut_gate(pod) {
+        return Some(PodWait::Gate(shut_gates(pod)));
+    }
+    unready_part(pod).map(PodWait::Part)
+}
+
+/// The readiness gates that are not open, each with the reason of its condition. The kubelet has
+/// nothing to do with them: a controller sets them, such as that of a load balancer once it has
+/// taken the pod up.
+fn shut_gates(pod: &Pod) -> String {
+    let gates = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.readiness_gates.as_ref());
+    let shut = gates.into_iter().flatten().filter_map(|gate| {
+        let type_ = &gate.condition_type;
+        let found = condition(pod, type_);
+        match found.map(|found| (found.status.as_str(), found.reason.as_deref())) {
+            Some(("True", _)) => None,
+            Some((_, Some(reason))) if !reason.is_empty() => Some(format!("{type_} ({reason})")),
+            _ => Some(type_.clone()),
+        }
+    });
+    let shut: Vec<_> = shut.collect();
+    match shut.as_slice() {
+        [] => "a readiness gate of it is not open".to_owned(),
+        [gate] => format!("its readiness gate {gate} is not open"),
+        _ => format!("its readiness gates {} are not open", shut.join(", ")),
+    }
+}
+
+/// What of a pod is not ready itself.
+fn unready_part(pod: &Pod) -> Option<String> {
     let scheduled = condition(pod, "PodScheduled").and_then(|scheduled| scheduled.reason.as_ref());
-    if scheduled.is_some_and(|reason| reason == "SchedulingGated") {
+    if scheduled.is_some_and(|reason| reason == SCHEDULING_GATED) {
         return Some("its scheduling gates keep it from being given a node".to_owned());
     }
     let status = pod.status.as_ref()?;
@@ -322,9 +394,9 @@ fn failure_before(
     }
 }
 
-/// Whether all volumes have been mounted: the kubelet makes no sandbox for the containers before.
-/// An event of an earlier try stays for an hour.
-fn is_mounted(pod: &Pod) -> bool {
+/// Whether all volumes have been mounted, and the sandbox for the containers has been made after
+/// that. An event of an earlier try stays for an hour.
+fn is_prepared(pod: &Pod) -> bool {
     if let Some(sandbox) = condition(pod, "PodReadyToStartContainers") {
         return sandbox.status == "True";
     }
@@ -346,15 +418,28 @@ fn waiting_reason(container: &ContainerStatus) -> Option<&str> {
 }
 
 /// Why a container does not run. The kubelet's own messages change with every try (a growing
-/// back-off), and status must not change while nothing does.
+/// back-off), and status must not change while nothing does; that of a handler also has what its
+/// command printed. Whatever reason it gives but that all is on its way, something is wrong.
 fn container_trouble(pod: &str, container: &ContainerStatus) -> Option<PodTrouble> {
     let reason = waiting_reason(container)?;
     let name = &container.name;
     let is_bytebase = name == CONTAINER;
+    let which = if is_bytebase {
+        "the container".to_owned()
+    } else {
+        format!("container {name}")
+    };
     match reason {
+        "" | "ContainerCreating" | "PodInitializing" => None,
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
             Some(PodTrouble::ImagePull(format!(
                 "the image {} cannot be pulled (kubectl describe pod {pod} shows why)",
+                container.image,
+            )))
+        }
+        "ImageInspectError" | "RegistryUnavailable" | "SignatureValidationFailed" => {
+            Some(PodTrouble::ImagePull(format!(
+                "the image {} cannot be used: {reason} (kubectl describe pod {pod} shows why)",
                 container.image,
             )))
         }
@@ -373,17 +458,14 @@ fn container_trouble(pod: &str, container: &ContainerStatus) -> Option<PodTroubl
         })),
         "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
             let message = container.state.as_ref()?.waiting.as_ref()?.message.as_deref();
-            let which = if is_bytebase {
-                "the container".to_owned()
-            } else {
-                format!("container {name}")
-            };
             Some(PodTrouble::Creation(format!(
                 "the kubelet cannot make {which}: {}",
                 message.unwrap_or(reason)
             )))
         }
-        _ => None,
+        _ => Some(PodTrouble::Creation(format!(
+            "the kubelet cannot start {which}: {reason} (kubectl describe pod {pod} shows why)"
+        ))),
     }
 }
 
@@ -638,9 +720,25 @@ mod tests {
             (
                 vec![],
                 vec![creating.clone()],
-                "cannot mount a volume: secret \"gone\" not found",
+                "cannot prepare the pod: secret \"gone\" not found",
             ),
-            (vec![], vec![], "cannot mount a volume"),
+            (vec![], vec![], "cannot prepare the pod"),
+            (
+                vec![],
+                vec![status(CONTAINER, "SignatureValidationFailed", &none())],
+                "image example.com/i:1 cannot be used: SignatureValidationFailed (kubectl",
+            ),
+            (
+                vec![],
+                vec![status(CONTAINER, "PostStartHookError", &none())],
+                "cannot start the container: PostStartHookError (kubectl describe pod demo-1 shows",
+            ),
+            // Of a newer Kubernetes.
+            (
+                vec![status("copy", "SomethingNewError", &none())],
+                vec![initialising.clone()],
+                "cannot start container copy: SomethingNewError (",
+            ),
         ];
         for (init, beside, words) in cases {
             let pod: Pod = serde_json::from_value(json!({
@@ -656,6 +754,106 @@ mod tests {
         }
         let event_of_before = view(&running("containerd://1"), None, Some("gone")).unwrap();
         assert_eq!(event_of_before.trouble, None, "it was mounted in the end");
+    }
+
+    #[test]
+    fn a_pod_that_kubernetes_has_ended_or_gives_no_node_says_why() {
+        let conditions = |reason: &str| json!([{"type": "PodScheduled", "status": "False", "reason": reason, "message": "the message"}]);
+        for (status, is_deleted, expected) in [
+            (
+                json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}),
+                false,
+                Some(PodTrouble::Creation(
+                    "Kubernetes has ended the pod (Evicted): The node was low on resource: memory."
+                        .to_owned(),
+                )),
+            ),
+            (
+                json!({"phase": "Failed"}),
+                false,
+                Some(PodTrouble::Creation(
+                    "Kubernetes has ended the pod (Failed)".to_owned(),
+                )),
+            ),
+            // Its end was asked for.
+            (json!({"phase": "Failed", "reason": "Evicted"}), true, None),
+            (
+                json!({"phase": "Pending", "conditions": conditions("SchedulerError")}),
+                false,
+                Some(PodTrouble::Unschedulable(
+                    "no node takes it: the message".to_owned(),
+                )),
+            ),
+            (
+                json!({"phase": "Pending", "conditions": conditions("SchedulingGated")}),
+                false,
+                None,
+            ),
+        ] {
+            let mut pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "demo-1", "uid": "u"},
+                "status": status,
+            }))
+            .unwrap();
+            if is_deleted {
+                pod.metadata.deletion_timestamp =
+                    Some(serde_json::from_value(json!("2026-06-01T00:00:00Z")).unwrap());
+            }
+            assert_eq!(view(&pod, None, None).unwrap().trouble, expected);
+        }
+    }
+
+    #[test]
+    fn a_readiness_gate_that_is_not_open_is_named() {
+        let (first, second) = ("target-health.elbv2.k8s.aws/a", "example.com/b");
+        let shut = |type_: &str, status: &str, reason: Option<&str>| json!({"type": type_, "status": status, "reason": reason});
+        for (gates, expected) in [
+            (
+                vec![shut(first, "False", Some("Target.FailedHealthChecks"))],
+                "its readiness gates target-health.elbv2.k8s.aws/a (Target.FailedHealthChecks), example.com/b are not open",
+            ),
+            (
+                vec![shut(first, "True", None)],
+                "its readiness gate example.com/b is not open",
+            ),
+            (
+                vec![shut(first, "True", None), shut(second, "True", None)],
+                "a readiness gate of it is not open",
+            ),
+        ] {
+            let mut conditions = vec![
+                json!({"type": "ContainersReady", "status": "True"}),
+                shut("Ready", "False", Some("ReadinessGatesNotReady")),
+            ];
+            conditions.extend(gates);
+            let mut pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "demo-1", "uid": "u"},
+                "spec": {
+                    "containers": [],
+                    "readinessGates": [{"conditionType": first}, {"conditionType": second}],
+                },
+                "status": {"conditions": conditions},
+            }))
+            .unwrap();
+            trim(&mut pod);
+            let seen = view(&pod, None, None).unwrap();
+            assert_eq!(seen.waits_for, Some(PodWait::Gate(expected.to_owned())));
+            assert_eq!(seen.trouble, None);
+        }
+    }
+
+    #[test]
+    fn finalizers_of_other_parties_are_kept() {
+        let mut pod: Pod = serde_json::from_value(json!({
+            "metadata": {
+                "name": "demo-1", "uid": "u",
+                "finalizers": ["foregroundDeletion", "example.com/cloud"],
+            },
+        }))
+        .unwrap();
+        trim(&mut pod);
+        let seen = view(&pod, None, None).unwrap();
+        assert_eq!(seen.finalizers, ["example.com/cloud"]);
     }
 
     #[test]
@@ -779,7 +977,8 @@ mod tests {
             }))
             .unwrap();
             let seen = view(&pod, None, None).unwrap();
-            assert_eq!(seen.waits_for.as_deref(), expected);
+            let expected = expected.map(|text| PodWait::Part(text.to_owned()));
+            assert_eq!(seen.waits_for, expected);
             assert_eq!(seen.trouble, None);
         }
     }

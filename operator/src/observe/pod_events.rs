@@ -1,6 +1,6 @@
 //! Why pods could not be made or started, where only events say so: those of the StatefulSet
 //! controller about pods that it may not make, those of the controller that attaches volumes, and
-//! those of the kubelet about volumes that it cannot mount.
+//! those of the kubelet about volumes that it cannot mount and sandboxes that it cannot make.
 //!
 //! They come by watches. A reconcile that listed them would make a request that grows with the
 //! namespace, most often when the API server is busiest: while no pod can be made.
@@ -13,9 +13,18 @@ use std::collections::HashMap;
 
 /// The field selector of events that say which pods were made or refused.
 pub const CREATIONS: &str = "involvedObject.kind=StatefulSet";
-/// The reasons of events that say which volumes of a pod could not be attached or mounted. A field
-/// selector cannot ask for one of several.
-pub const VOLUMES: [&str; 3] = ["FailedAttachVolume", "FailedMapVolume", "FailedMount"];
+/// The reason of events that say why the kubelet could not make the sandbox of a pod: most often
+/// its network, such as one that has no address left.
+const SANDBOX: &str = "FailedCreatePodSandBox";
+/// The reasons of events that say why a pod could not be prepared for its containers: which volumes
+/// could not be attached or mounted, and why there is no sandbox. A field selector cannot ask for
+/// one of several.
+pub const PREPARATIONS: [&str; 4] = [
+    "FailedAttachVolume",
+    "FailedMapVolume",
+    "FailedMount",
+    SANDBOX,
+];
 
 /// The field selector of events about pods that have this reason.
 pub fn of_pods(reason: &str) -> String {
@@ -69,7 +78,7 @@ pub fn set_of(event: &Event) -> Option<(&str, &str)> {
     match event.reason.as_deref()? {
         "FailedCreate" | "SuccessfulCreate" => Some((namespace, name)),
         // A pod is named after its StatefulSet and a number.
-        reason if VOLUMES.contains(&reason) => Some((namespace, name.rsplit_once('-')?.0)),
+        reason if PREPARATIONS.contains(&reason) => Some((namespace, name.rsplit_once('-')?.0)),
         _ => None,
     }
 }
@@ -87,6 +96,9 @@ impl PodEvents {
             return false;
         };
         let mut message = event.message.clone().unwrap_or_default();
+        if event.reason.as_deref() == Some(SANDBOX) {
+            message = without_ids(&message);
+        }
         message.truncate(message.floor_char_boundary(LONGEST));
         message.shrink_to_fit();
         let of_set = self
@@ -161,7 +173,7 @@ impl PodEvents {
                     event.involved_object.namespace = Some(namespace.clone());
                     // Any of its pods leads back to the same set.
                     event.involved_object.name = Some(match seen.reason.as_str() {
-                        reason if VOLUMES.contains(&reason) => format!("{set}-0"),
+                        reason if PREPARATIONS.contains(&reason) => format!("{set}-0"),
                         _ => set.clone(),
                     });
                     event.reason = Some(seen.reason.clone());
@@ -207,9 +219,14 @@ impl PodEvents {
         refused.min_by(|a, b| a.message.cmp(&b.message))
     }
 
-    /// Why volumes of this pod could not be attached or mounted, in the words of Kubernetes, each
-    /// with when it was said last.
-    pub fn unmounted(&self, namespace: &str, set: &str, pod_uid: &str) -> Vec<(Timestamp, String)> {
+    /// Why this pod could not be prepared for its containers, in the words of Kubernetes, each with
+    /// when it was said last.
+    pub fn unprepared(
+        &self,
+        namespace: &str,
+        set: &str,
+        pod_uid: &str,
+    ) -> Vec<(Timestamp, String)> {
         let of_set = (namespace.to_owned(), set.to_owned());
         let events = self.by_set.get(&of_set).into_iter();
         events
@@ -219,6 +236,26 @@ impl PodEvents {
             .collect()
     }
 }
+
+/// The message without what is another with every try, for status must not change while nothing
+/// does: the ids of sandboxes, and that events are combined.
+fn without_ids(message: &str) -> String {
+    let message = message
+        .strip_prefix("(combined from similar events): ")
+        .unwrap_or(message);
+    let words = message.split_inclusive(|c: char| !c.is_ascii_hexdigit());
+    let words = words.map(|word| {
+        let id = word.trim_end_matches(|c: char| !c.is_ascii_hexdigit());
+        match id.len() {
+            SHORTEST_ID.. => format!("***{}", &word[id.len()..]),
+            _ => word.to_owned(),
+        }
+    });
+    words.collect()
+}
+
+/// So many hexadecimal digits in a row are an id.
+const SHORTEST_ID: usize = 32;
 
 /// When what an event reports happened first and last.
 fn times(event: &Event) -> [Timestamp; 2] {
@@ -339,8 +376,8 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_that_cannot_be_mounted_concerns_one_pod() {
-        for reason in VOLUMES {
+    fn what_a_pod_cannot_be_prepared_for_concerns_one_pod() {
+        for reason in PREPARATIONS {
             let mut events = PodEvents::default();
             let mut failed = event(reason, "demo-1", 4, 5);
             failed.involved_object.kind = Some("Pod".to_owned());
@@ -350,17 +387,41 @@ mod tests {
             assert!(is_failure(&failed));
             assert_eq!(set_of(&failed), Some(("team", "demo")), "{reason}");
             assert!(events.put(&failed, now()), "{reason}");
-            let found = events.unmounted("team", "demo", "pod");
+            let found = events.unprepared("team", "demo", "pod");
             let [(_, message)] = found.as_slice() else {
                 panic!("{reason}: {found:?}")
             };
             assert_eq!(message, "secret \"gone\" not found");
-            assert_eq!(events.unmounted("team", "demo", "the-next-pod"), []);
+            assert_eq!(events.unprepared("team", "demo", "the-next-pod"), []);
             for event in events.select(|_, _| true) {
                 events.remove(&event);
             }
             assert_eq!(events.count, 0, "{reason}");
-            assert_eq!(events.unmounted("team", "demo", "pod"), []);
+            assert_eq!(events.unprepared("team", "demo", "pod"), []);
+        }
+    }
+
+    #[test]
+    fn a_sandbox_that_cannot_be_made_is_said_in_the_same_words_at_every_try() {
+        let mut events = PodEvents::default();
+        let expected = "Failed to create pod sandbox: failed to setup network for sandbox \"***\": plugin type=\"aws-cni\" failed (add): failed to assign an IP address to container";
+        for (name, digit, combined) in [
+            ("a", "0", ""),
+            ("b", "f", ""),
+            ("c", "7", "(combined from similar events): "),
+        ] {
+            let mut failed = event(SANDBOX, "demo-1", 4, 5);
+            failed.metadata.name = Some(name.to_owned());
+            failed.involved_object.name = Some("demo-1".to_owned());
+            failed.involved_object.uid = Some("pod".to_owned());
+            let message = expected.replace("***", &digit.repeat(64));
+            failed.message = Some(format!("{combined}{message}"));
+            events.put(&failed, now());
+        }
+        let found = events.unprepared("team", "demo", "pod");
+        assert_eq!(found.len(), 3);
+        for (_, message) in found {
+            assert_eq!(message, expected);
         }
     }
 

@@ -118,9 +118,9 @@ pub fn start(
         }
         let caches = &context.sources.caches;
         let creations = (pod_events::CREATIONS.to_owned(), &caches.creations);
-        let volumes = pod_events::VOLUMES.map(pod_events::of_pods);
+        let preparations = pod_events::PREPARATIONS.map(pod_events::of_pods);
         for (selector, cache) in
-            iter::once(creations).chain(volumes.into_iter().zip(&caches.volumes))
+            iter::once(creations).chain(preparations.into_iter().zip(&caches.preparations))
         {
             watch.cached(
                 Kind::Event,

@@ -8,7 +8,7 @@ use crate::decide::database::schema;
 use crate::decide::database::{Allows, DatabaseVerdict};
 use crate::decide::health::{Health, Replica, lasting_refusal};
 use crate::decide::rollout::{drains, hold};
-use crate::observation::{LogQuote, Observation, PodView, StatefulSetView};
+use crate::observation::{LogQuote, Observation, PodTrouble, PodView, PodWait, StatefulSetView};
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
 
@@ -169,8 +169,8 @@ pub fn wait_for_end(ending: &Replica<'_>) -> Wait {
 /// A pod that should have ended by now is not waited for any longer than this: it cannot end.
 const OVERDUE: SignedDuration = SignedDuration::from_mins(1);
 
-/// A pod that does not end although its time is up: its node is lost, or its kubelet does not
-/// answer.
+/// A pod that does not end although its time is up: its node is lost, its kubelet does not answer,
+/// or a finalizer keeps it.
 pub fn overdue(observation: &Observation, health: &Health<'_>) -> Option<Step> {
     let late = unending(observation, health)?;
     Some(Step::Stalled {
@@ -196,6 +196,14 @@ pub fn unending<'h, 'o>(
 /// That it does not end, and what to do.
 pub fn why_unending(pod: &PodView) -> String {
     let name = &pod.name;
+    // Its process has ended, and its node has no more to do with it.
+    let is_silent = matches!(pod.trouble, Some(PodTrouble::NodeSilent(_)));
+    if !pod.finalizers.is_empty() && pod.started_at.is_none() && !is_silent {
+        let stand = pod.finalizers.join(", ");
+        return format!(
+            "{name} should have ended and is still there, since its finalizers stand: {stand}. Nothing else is touched; have the controllers that set them end their work, or, once such a controller is gone for good, take its finalizer out (kubectl edit pod {name}, in the namespace of this cluster). To delete the pod by force takes none away"
+        );
+    }
     let trouble = match (&pod.trouble, &pod.node) {
         (Some(trouble), _) => trouble.message().to_owned(),
         (None, Some(node)) => format!("its node {node} does not say why"),
@@ -302,13 +310,19 @@ pub fn unproven_step(
     let (pod, state) = (&replica.pod.name, describe(replica));
     if observation.now >= deadline && failed {
         let seconds = timeout.as_secs();
-        let back = way_back(replica.pod, outdated, observation);
+        let advice = if replica.pod.waits_at_gate() {
+            "the rollout goes on once the controller that sets this condition of the pod opens the gate"
+                .to_owned()
+        } else {
+            let back = way_back(replica.pod, outdated, observation);
+            format!("correct the change or take it back{back}")
+        };
         return Step::Stalled {
             reason: Reason::RolloutStalled,
             waits_for: RolloutWait::Correction,
             pod: Some(pod.clone()),
             why: format!(
-                "{pod} runs the new template and is not up after {seconds} s: {state}. Nothing else is touched; correct the change or take it back{back}"
+                "{pod} runs the new template and is not up after {seconds} s: {state}. Nothing else is touched; {advice}"
             ),
         };
     }
@@ -481,7 +495,8 @@ fn state_of(replica: &Replica<'_>) -> String {
         };
     }
     let pod = replica.pod;
-    let ready = match pod.last_failure.as_ref().or(pod.waits_for.as_ref()) {
+    let waits_for = pod.waits_for.as_ref().map(PodWait::message);
+    let ready = match pod.last_failure.as_deref().or(waits_for) {
         _ if pod.ready => "Ready".to_owned(),
         Some(why) => format!("not Ready: {why}"),
         None => "not Ready".to_owned(),

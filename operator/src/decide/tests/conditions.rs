@@ -8,7 +8,7 @@ use crate::decide::plan::Plan;
 use crate::desired::template::{Standing, template};
 use crate::kubernetes::Kind;
 use crate::observation::{
-    DatabaseView, FailureClass, FailureReason, LogQuote, Observation, PodTrouble, Refusal,
+    DatabaseView, FailureClass, FailureReason, LogQuote, Observation, PodTrouble, PodWait, Refusal,
     RouteView, RunningTasks, ServiceWay, StoredLicense,
 };
 use crate::redaction::{KnownSecrets, RedactedLine};
@@ -86,7 +86,7 @@ fn a_process_that_was_killed_is_no_mere_start_and_its_log_is_quoted_as_ever() {
         pod.ready = false;
         pod.unready_since = Some(after(SignedDuration::from_mins(-1)));
         pod.restarts = 1;
-        pod.waits_for = Some("container proxy is not ready".to_owned());
+        pod.waits_for = Some(PodWait::Part("container proxy is not ready".to_owned()));
         pod.log_quote = RedactedLine::of(line, &KnownSecrets::default()).map(LogQuote::Line);
     });
     assert_eq!(

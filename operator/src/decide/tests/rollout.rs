@@ -8,7 +8,7 @@ use crate::decide::plan::Plan;
 use crate::kubernetes::Kind;
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, LogQuote, Observation,
-    PodRefusal, PodTrouble, RefusedEviction, RememberedRollout, RunningTasks, SchemaState,
+    PodRefusal, PodTrouble, PodWait, RefusedEviction, RememberedRollout, RunningTasks, SchemaState,
     Sessions,
 };
 use crate::redaction::{KnownSecrets, RedactedLine};
@@ -1445,6 +1445,51 @@ fn a_pod_that_does_not_end_is_reported_after_a_minute() {
             assert_eq!(plan.requeue_at, Some(after(SignedDuration::from_secs(1))));
         }
     }
+}
+
+#[test]
+fn a_pod_that_a_finalizer_keeps_is_not_to_be_ended_by_force() {
+    let mut seen = outdated(&[0, 1]);
+    let pod = &mut seen.pods[2];
+    pod.deleting = true;
+    pod.ends_by = Some(after(SignedDuration::from_secs(-61)));
+    pod.finalizers = vec!["example.com/cloud".to_owned()];
+    let says = |seen: &Observation, words: &str| {
+        let message = stalled(&json!({}), seen);
+        assert!(message.contains(words), "{message}");
+        assert_eq!(message.contains("--force"), words == "--force", "{message}");
+    };
+    // As long as its process runs, its node has not done its part.
+    says(&seen, "--force");
+    seen.pods[2].started_at = None;
+    says(&seen, "since its finalizers stand: example.com/cloud.");
+    let silent = PodTrouble::NodeSilent("node-2 no longer reports".to_owned());
+    seen.pods[2].trouble = Some(silent);
+    says(&seen, "--force");
+}
+
+#[test]
+fn a_readiness_gate_that_is_not_open_is_no_fault_of_the_change() {
+    let gate = "its readiness gate example.com/a is not open";
+    let mut seen = outdated(&[0, 1]);
+    seen.pods[2].ready = false;
+    seen.pods[2].waits_for = Some(PodWait::Gate(gate.to_owned()));
+    let done = {
+        let mut seen = seen.clone();
+        for pod in &mut seen.pods {
+            pod.revision = Some(NEW.to_owned());
+        }
+        seen
+    };
+    let message = stalled(&json!({}), &seen);
+    for words in [gate, "once the controller that sets this condition"] {
+        assert!(message.contains(words), "{message}");
+    }
+    assert!(!message.contains("take it back"), "{message}");
+    let plan = plan(&json!({}), &done);
+    let late = condition(&plan.report, ConditionType::Stalled);
+    assert_eq!(late.status, Some(true));
+    assert!(late.message.contains(gate), "{}", late.message);
 }
 
 #[test]

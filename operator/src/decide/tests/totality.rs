@@ -286,6 +286,7 @@ prop_compose! {
             },
             external_url: version.as_ref().map(|host| format!("https://{host}")),
             ending_since: times.1,
+            finalizers: Vec::new(),
             unready_since: times.2,
             waits_for: None,
             last_failure: flags[1].then(|| "it was killed".to_owned()),
