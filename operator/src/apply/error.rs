@@ -212,6 +212,26 @@ impl ApplyFailure {
     }
 }
 
+impl ApplyFailure {
+    /// This failure without the names of Ingresses in other namespaces: the webhook of an Ingress
+    /// controller names the one that has a host already, and users of one namespace need not learn
+    /// what is in another. Whoever says so writes `ingress namespace/name`.
+    pub(super) fn without_others(self, namespace: &str) -> Self {
+        let mut may_name = false;
+        let words = self.message.split(' ').map(|word| {
+            let named = word.split_once('/').filter(|_| may_name);
+            let in_ = named.map(|(of, _)| of.trim_matches(['"', '\'', '`']));
+            may_name = word.eq_ignore_ascii_case("ingress");
+            match in_ {
+                Some(in_) if in_ != namespace => "in another namespace",
+                _ => word,
+            }
+        });
+        let message = words.collect::<Vec<_>>().join(" ");
+        Self { message, ..self }
+    }
+}
+
 /// Whether a message is of a webhook that denied the request, by whichever code it chose.
 pub(super) fn is_of_a_webhook(message: &str) -> bool {
     message.starts_with("admission webhook ")
@@ -295,6 +315,29 @@ mod tests {
             let failure = ApplyFailure::new(&error, "patch services/demo", false);
             assert_eq!(failure.kind, kind, "{code} {message}");
             assert!(failure.message.contains(message));
+        }
+    }
+
+    #[test]
+    fn the_names_of_ingresses_in_other_namespaces_are_left_out() {
+        let denied = |ingress: &str| {
+            format!(
+                "admission webhook \"validate.nginx.ingress.kubernetes.io\" denied the request: host \"a.example.com\" and path \"/\" is already defined in ingress {ingress}"
+            )
+        };
+        for (ingress, expected) in [
+            ("finance/secret-project", "in another namespace"),
+            ("\"finance/secret-project\"", "in another namespace"),
+            ("team/other", "team/other"),
+            ("class a/b", "class a/b"),
+        ] {
+            let status = Status::failure(&denied(ingress), "BadRequest").with_code(400);
+            let error = kube::Error::Api(status.boxed());
+            let failure = ApplyFailure::new(&error, "patch ingresses/demo", true);
+            let failure = failure.without_others("team");
+            assert_eq!(failure.kind, FailureKind::Refused);
+            let expected = format!("patch ingresses/demo was refused: {}", denied(expected));
+            assert_eq!(failure.message, expected);
         }
     }
 

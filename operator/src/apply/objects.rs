@@ -472,7 +472,9 @@ fn refusal_of_budget(status: &Status) -> Option<String> {
 fn failure(error: &kube::Error, verb: &str, desired: &DesiredObject) -> ApplyFailure {
     let plural = desired.kind.plural();
     let what = format!("{verb} {plural}/{}", desired.name);
-    ApplyFailure::new(error, &what, desired.kind.exposes())
+    let failure = ApplyFailure::new(error, &what, desired.kind.exposes());
+    let namespace = desired.value["metadata"]["namespace"].as_str();
+    failure.without_others(namespace.unwrap_or_default())
 }
 
 fn is_current(live: &DynamicObject, desired: &Value) -> bool {
