@@ -210,9 +210,7 @@ impl ApplyFailure {
             message,
         }
     }
-}
 
-impl ApplyFailure {
     /// This failure without the names of Ingresses in other namespaces: the webhook of an Ingress
     /// controller names the one that has a host already, and users of one namespace need not learn
     /// what is in another. Whoever says so writes `ingress namespace/name`.
@@ -220,10 +218,10 @@ impl ApplyFailure {
         let mut may_name = false;
         let words = self.message.split(' ').map(|word| {
             let named = word.split_once('/').filter(|_| may_name);
-            let in_ = named.map(|(of, _)| of.trim_matches(['"', '\'', '`']));
+            let place = named.map(|(place, _)| place.trim_matches(['"', '\'', '`']));
             may_name = word.eq_ignore_ascii_case("ingress");
-            match in_ {
-                Some(in_) if in_ != namespace => "in another namespace",
+            match place {
+                Some(place) if place != namespace => "in another namespace",
                 _ => word,
             }
         });

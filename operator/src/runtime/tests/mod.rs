@@ -1379,6 +1379,53 @@ async fn a_rollout_waits_for_what_pods_are_made_from_and_for_no_other_object() {
     }
 }
 
+#[tokio::test]
+async fn no_rollout_waits_for_an_object_that_pods_do_without_and_that_is_another_partys() {
+    let spec = json!({"monitoring": {"serviceMonitor": {}}});
+    for (object, plural) in [
+        ("PodDisruptionBudget/demo", "poddisruptionbudgets"),
+        ("ServiceMonitor/demo", "servicemonitors"),
+    ] {
+        for is_taken in [true, false] {
+            let world = World::new(&spec);
+            world.refuse(object, if is_taken { 409 } else { 403 });
+            if is_taken {
+                let metadata = json!({"name": "demo", "namespace": "apps", "uid": "theirs"});
+                let theirs = json!({"metadata": metadata});
+                let path = format!("{plural}/demo");
+                world.standing.lock().insert(path, theirs);
+            }
+            world.reconcile().await;
+            world.echo();
+            world.runs_outdated_pod();
+            let (_, calls) = world.reconcile().await;
+            for made in [object, "Eviction/demo-0"] {
+                let count = calls.iter().filter(|call| *call == made).count();
+                assert_eq!(count, 1, "{object} {is_taken}: {calls:?}");
+            }
+            let status = world.status.lock().to_string();
+            assert_eq!(status.contains("NameTaken"), is_taken, "{status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_pod_is_ended_while_its_new_template_cannot_be_written() {
+    for code in [403, 409, 422, 503] {
+        let mut world = World::new(&json!({}));
+        world.reconcile().await;
+        world.echo();
+        world.runs_outdated_pod();
+        let labels = &mut world.cluster.spec.pod_labels;
+        labels.insert("is".to_owned(), "new".to_owned());
+        world.refuse("StatefulSet/demo", code);
+        let (_, calls) = world.reconcile().await;
+        let is_tried = calls.iter().any(|call| call == "StatefulSet/demo");
+        let evicts = calls.iter().any(|call| call == "Eviction/demo-0");
+        assert!(is_tried && !evicts, "{code}: {calls:?}");
+    }
+}
+
 /// The log of a start that failed.
 fn failure(port: u32) -> Value {
     let error = format!("failed to connect to 10.0.0.1:{port} with password=hunter");
