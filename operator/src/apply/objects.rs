@@ -7,7 +7,7 @@ use crate::decide::rollout::step::Eviction;
 use crate::desired::DesiredObject;
 use crate::desired::ownership::{HASH_ANNOTATION, Owner};
 use crate::kubernetes::Kind;
-use crate::kubernetes::contains::{contains, difference};
+use crate::kubernetes::contains::{contains, difference, keep_challenges};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1 as policy;
@@ -162,6 +162,9 @@ impl Objects<'_> {
         if desired.kind == Kind::StatefulSet {
             // Another one: its size and its template were decided on this very version.
             value["metadata"]["resourceVersion"] = json!(live.resource_version());
+        }
+        if desired.kind == Kind::Ingress {
+            keep_challenges(&live.data, &mut value);
         }
         let written = self.write(&api, desired, value).await?;
         let version = written.resource_version();

@@ -94,6 +94,26 @@ fn is_challenge(path: &Value) -> bool {
     path.is_some_and(|path| path.starts_with("/.well-known/acme-challenge/"))
 }
 
+/// Adds to an Ingress that is to be written the paths of challenges that stand at its hosts in the
+/// live one. An apply replaces each list of paths as a whole, and cert-manager puts a path there
+/// only once: without it the challenge would never be answered. It takes the path away by itself.
+pub fn keep_challenges(live: &Value, wanted: &mut Value) {
+    let live = live["spec"]["rules"].as_array();
+    let rules = wanted.pointer_mut("/spec/rules");
+    for rule in rules.and_then(Value::as_array_mut).into_iter().flatten() {
+        let live = live.into_iter().flatten();
+        let same_host = live.filter(|found| found["host"] == rule["host"]);
+        let paths = same_host.filter_map(|found| found["http"]["paths"].as_array());
+        let challenges = paths.flatten().filter(|path| is_challenge(path));
+        let mut kept: Vec<_> = challenges.cloned().collect();
+        let paths = rule.pointer_mut("/http/paths");
+        if let Some(paths) = paths.and_then(Value::as_array_mut) {
+            kept.append(paths);
+            *paths = kept;
+        }
+    }
+}
+
 fn list_key(field: &str) -> Option<&'static str> {
     match field {
         "containers" | "initContainers" | "volumes" | "env" => Some("name"),
@@ -155,6 +175,30 @@ mod tests {
             );
             assert_eq!(contains(&live, &desired), stands, "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_written_has_the_challenges_of_its_hosts_and_nothing_else_of_others() {
+        let rule = |host: &str, paths: &[&str]| {
+            let paths: Vec<_> = paths.iter().map(|path| json!({"path": path})).collect();
+            json!({"host": host, "http": {"paths": paths}})
+        };
+        let [first, second] = [
+            "/.well-known/acme-challenge/1",
+            "/.well-known/acme-challenge/2",
+        ];
+        let live = json!({"spec": {"rules": [
+            rule("a.example.com", &[first, "/other", "/"]),
+            rule("b.example.com", &[second]),
+            rule("gone.example.com", &[second]),
+        ]}});
+        let hosts = |a: &[&str], b: &[&str]| json!({"spec": {"rules": [rule("a.example.com", a), rule("b.example.com", b)]}});
+        let mut wanted = hosts(&["/metrics", "/"], &["/"]);
+        keep_challenges(&live, &mut wanted);
+        assert_eq!(wanted, hosts(&[first, "/metrics", "/"], &[second, "/"]));
+        let mut without_rules = json!({"spec": {}});
+        keep_challenges(&live, &mut without_rules);
+        assert_eq!(without_rules, json!({"spec": {}}));
     }
 
     #[test]

@@ -1426,6 +1426,42 @@ async fn no_pod_is_ended_while_its_new_template_cannot_be_written() {
     }
 }
 
+#[tokio::test]
+async fn an_ingress_that_is_written_keeps_the_path_of_a_challenge_until_that_is_taken_away() {
+    let mut world = World::new(&json!({}));
+    world.reconcile().await;
+    world.echo();
+    world.reconcile().await;
+    let paths = |ingress: &Value| ingress["spec"]["rules"][0]["http"]["paths"].clone();
+    let shows = |world: &World, paths: &Value| {
+        let caches = &world.context.sources.caches;
+        let mut ingress = caches.get(Kind::Ingress, "apps", "demo").unwrap();
+        ingress.data["spec"]["rules"][0]["http"]["paths"] = paths.clone();
+        let owned = caches.owned().find(|(kind, _)| *kind == Kind::Ingress);
+        owned.unwrap().1.put(ingress);
+    };
+    let caches = &world.context.sources.caches;
+    let own = paths(&caches.get(Kind::Ingress, "apps", "demo").unwrap().data);
+    let mut with_challenge = own.clone();
+    let challenge = json!({
+        "path": "/.well-known/acme-challenge/token", "pathType": "ImplementationSpecific",
+        "backend": {"service": {"name": "cm-acme-http-solver-x", "port": {"number": 8089}}},
+    });
+    with_challenge.as_array_mut().unwrap().insert(0, challenge);
+    shows(&world, &with_challenge);
+    assert_eq!(world.reconcile().await.1, NOTHING);
+    let annotations = json!({"ingress": {"annotations": {"team": "data"}}});
+    world.cluster.spec = cluster(&annotations).spec;
+    assert_eq!(world.reconcile().await.1, ["Ingress/demo"]);
+    let written = world.written.lock().last().cloned().unwrap();
+    assert_eq!(paths(&written), with_challenge);
+    world.echo();
+    let writes = |calls: Vec<String>| calls.contains(&"Ingress/demo".to_owned());
+    assert!(!writes(world.reconcile().await.1));
+    shows(&world, &own);
+    assert!(!writes(world.reconcile().await.1));
+}
+
 /// The log of a start that failed.
 fn failure(port: u32) -> Value {
     let error = format!("failed to connect to 10.0.0.1:{port} with password=hunter");
