@@ -177,6 +177,8 @@ enum Todo<'d> {
     Nothing,
     /// Nothing now: what stands is not known yet, or another party keeps changing it back.
     Later(Duration),
+    /// The same of a StatefulSet by which pods are made as they are wanted.
+    LaterButForPods(Duration),
     /// It is to be made to stand.
     Write(Box<Write<'d>>),
 }
@@ -260,7 +262,8 @@ impl Execution<'_> {
 
     /// Makes the objects stand. Returns those that pods are made from and that do not stand: a pod
     /// that ended now might come back from the template that is being left. Whatever else cannot be
-    /// written holds no rollout back.
+    /// written holds no rollout back, nor does a StatefulSet of which another party keeps changing
+    /// what no pod depends on.
     ///
     /// What does not wait for another object is written at the same time: one webhook that does not
     /// answer may stand before each of them, and the time for a reconcile is limited.
@@ -286,6 +289,7 @@ impl Execution<'_> {
                         note_missing(desired);
                         self.outcome.requeue_after(pause);
                     }
+                    Todo::LaterButForPods(pause) => self.outcome.requeue_after(pause),
                     Todo::Write(write) => writes.push(write),
                 }
             }
@@ -331,7 +335,13 @@ impl Execution<'_> {
             && let Some(left) = contest.left_alone_for(Instant::now())
         {
             self.outcome.failures.extend(changed_back(desired, contest));
-            return Todo::Later(left);
+            let makes_wanted_pods =
+                |live: &DynamicObject| objects::makes_wanted_pods(desired, live);
+            return if cached.as_ref().is_some_and(makes_wanted_pods) {
+                Todo::LaterButForPods(left)
+            } else {
+                Todo::Later(left)
+            };
         }
         Todo::Write(Box::new(Write {
             is_contested: contest.is_some(),

@@ -77,6 +77,16 @@ pub fn stands(desired: &DesiredObject, live: &DynamicObject) -> bool {
     is_current(live, &with_hash(desired))
 }
 
+/// Whether this is a StatefulSet that makes and replaces its pods as it is wanted, whatever its
+/// size, its labels and its annotations are.
+pub fn makes_wanted_pods(desired: &DesiredObject, live: &DynamicObject) -> bool {
+    let mut spec = desired.value["spec"].clone();
+    if let Some(spec) = spec.as_object_mut() {
+        spec.retain(|field, _| !["replicas", "ordinals"].contains(&field.as_str()));
+    }
+    desired.kind == Kind::StatefulSet && contains(&live.data["spec"], &spec)
+}
+
 /// The desired object with the hash of itself.
 fn with_hash(object: &DesiredObject) -> Value {
     let mut value = object.value.clone();

@@ -1427,6 +1427,49 @@ async fn no_pod_is_ended_while_its_new_template_cannot_be_written() {
 }
 
 #[tokio::test]
+async fn a_statefulset_that_is_fought_over_holds_only_evictions_of_which_other_pods_would_come() {
+    let other_label = |set: &mut DynamicObject| {
+        let label = "app.kubernetes.io/instance".to_owned();
+        set.labels_mut().insert(label, "theirs".to_owned());
+    };
+    let other_pods = |set: &mut DynamicObject| {
+        set.data["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(7);
+    };
+    let other_strategy = |set: &mut DynamicObject| {
+        set.data["spec"]["updateStrategy"] = json!({"type": "RollingUpdate"});
+    };
+    let fights: [(fn(&mut DynamicObject), bool); 3] = [
+        (other_label, true),
+        (other_pods, false),
+        (other_strategy, false),
+    ];
+    for (number, (changes_back, evicts)) in fights.into_iter().enumerate() {
+        let world = World::new(&json!({}));
+        let (_, mut calls) = world.reconcile().await;
+        for version in 0..9 {
+            if !calls.contains(&"StatefulSet/demo".to_owned()) {
+                break;
+            }
+            world.echo();
+            world.runs_outdated_pod();
+            let caches = &world.context.sources.caches;
+            let mut set = caches.get(Kind::StatefulSet, "apps", "demo").unwrap();
+            changes_back(&mut set);
+            set.metadata.resource_version = Some(format!("theirs-{version}"));
+            let owned = caches.owned().find(|(kind, _)| *kind == Kind::StatefulSet);
+            owned.unwrap().1.put(set);
+            calls = world.reconcile().await.1;
+            let is_written = calls.contains(&"StatefulSet/demo".to_owned());
+            let is_evicted = calls.contains(&"Eviction/demo-0".to_owned());
+            assert_eq!(is_evicted, evicts && !is_written, "{number}: {calls:?}");
+        }
+        assert!(!calls.contains(&"StatefulSet/demo".to_owned()), "{calls:?}");
+        let status = world.status.lock().to_string();
+        assert!(status.contains("ChangedBack"), "{status}");
+    }
+}
+
+#[tokio::test]
 async fn an_ingress_that_is_written_keeps_the_path_of_a_challenge_until_that_is_taken_away() {
     let mut world = World::new(&json!({}));
     world.reconcile().await;
