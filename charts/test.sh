@@ -91,6 +91,8 @@ begin 'default values'
 render
 exists CustomResourceDefinition bytebaseclusters.bytebase.com
 has CustomResourceDefinition bytebaseclusters.bytebase.com 'helm.sh/resource-policy: keep'
+has CustomResourceDefinition bytebaseclusters.bytebase.com 'argocd.argoproj.io/sync-options: Prune=false,Delete=false'
+has CustomResourceDefinition bytebaseclusters.bytebase.com 'kustomize.toolkit.fluxcd.io/prune: disabled'
 exists ClusterRole operators-bytebase-operator
 exists ClusterRole operators-bytebase-operator-view
 exists ClusterRole operators-bytebase-operator-edit

@@ -16,10 +16,25 @@ pub use conditions::{ConditionType, Reason, Weight};
 pub use spec::{BytebaseCluster, BytebaseClusterSpec};
 pub use status::BytebaseClusterStatus;
 
+/// With the definition every cluster goes, and so every Bytebase. So neither Argo CD nor Flux takes
+/// it away, also where it has left the repository, or where what installed it is deleted.
+const KEEP: [(&str, &str); 2] = [
+    (
+        "argocd.argoproj.io/sync-options",
+        "Prune=false,Delete=false",
+    ),
+    ("kustomize.toolkit.fluxcd.io/prune", "disabled"),
+];
+
 /// The `CustomResourceDefinition`, as installed.
 pub fn crd() -> CustomResourceDefinition {
     use kube::CustomResourceExt as _;
     let mut crd = BytebaseCluster::crd();
+    let keep = KEEP.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    crd.metadata
+        .annotations
+        .get_or_insert_default()
+        .extend(keep);
     for version in &mut crd.spec.versions {
         let schema = version.schema.as_mut();
         if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
@@ -80,6 +95,16 @@ mod tests {
             Value::Array(items) => items.iter().for_each(|item| unbounded(path, item, found)),
             _ => {}
         }
+    }
+
+    #[test]
+    fn neither_argo_cd_nor_flux_takes_the_definition_away() {
+        let annotations = crd().metadata.annotations.unwrap();
+        assert_eq!(annotations["kustomize.toolkit.fluxcd.io/prune"], "disabled");
+        assert_eq!(
+            annotations["argocd.argoproj.io/sync-options"],
+            "Prune=false,Delete=false"
+        );
     }
 
     #[test]
