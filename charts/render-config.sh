@@ -23,4 +23,4 @@ render() {
 }
 
 render "$target/rbac/rbac.yaml" serviceaccount.yaml rbac.yaml rbac-users.yaml
-render "$target/manager/manager.yaml" deployment.yaml metrics.yaml
+render "$target/manager/manager.yaml" deployment.yaml poddisruptionbudget.yaml metrics.yaml

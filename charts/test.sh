@@ -103,7 +103,7 @@ has Role bytebase-operator-lease $'resourceNames:\n- bytebase-operator\nresource
 exists Service bytebase-operator-metrics
 missing ServiceMonitor
 missing PrometheusRule
-missing PodDisruptionBudget
+has PodDisruptionBudget bytebase-operator $'maxUnavailable: 1\nselector:\nmatchLabels:\napp.kubernetes.io/instance: bytebase-operator'
 missing NetworkPolicy
 missing ConfigMap
 has Deployment bytebase-operator 'replicas: 2'
@@ -221,8 +221,15 @@ has ServiceMonitor bytebase-operator 'release: prometheus'
 has PrometheusRule bytebase-operator 'release: prometheus'
 has PrometheusRule bytebase-operator 'alert: BytebaseNotReady'
 has PrometheusRule bytebase-operator 'alert: BytebaseDatabaseNotReady'
+has PrometheusRule bytebase-operator 'sum by (namespace, service) (bytebase_operator_leader) == 0'
 # Prometheus' own templates are passed on as they are.
 has PrometheusRule bytebase-operator 'summary: Bytebase {{ $labels.namespace }}/{{ $labels.name }} is not Ready'
+
+begin 'alerts for several Kubernetes clusters'
+render --set 'metrics.prometheusRule.enabled=true,metrics.prometheusRule.aggregationLabels={region,cluster}'
+has PrometheusRule bytebase-operator 'sum by (region, cluster, namespace, service) (bytebase_operator_leader) == 0'
+groupings() { object PrometheusRule | grep -o 'by ([^)]*)' > "$work/groupings" && ! grep -v '^by (region, cluster, namespace' "$work/groupings"; }
+check 'a rule does not group by these labels' groupings
 
 begin 'network policy'
 render --set networkPolicy.enabled=true
@@ -252,8 +259,8 @@ render --set networkPolicy=null
 missing NetworkPolicy
 
 begin 'switched off'
-render --set crds.install=false,rbac.create=false,serviceAccount.create=false,serviceAccount.name=mine,metrics.service.enabled=false
-for kind in CustomResourceDefinition ClusterRole ClusterRoleBinding Role RoleBinding ServiceAccount Service; do
+render --set crds.install=false,rbac.create=false,serviceAccount.create=false,serviceAccount.name=mine,metrics.service.enabled=false,podDisruptionBudget.enabled=false
+for kind in CustomResourceDefinition ClusterRole ClusterRoleBinding Role RoleBinding ServiceAccount Service PodDisruptionBudget; do
   missing "$kind"
 done
 has Deployment bytebase-operator 'serviceAccountName: mine'
@@ -276,6 +283,7 @@ refused 'installed' --set crds.installed=true
 refused 'bindAddress' --set bindAddress=::
 refused 'metrics.service.enabled' --set metrics.service.enabled=false,metrics.serviceMonitor.enabled=true
 refused 'serviceAccount.name' --set serviceAccount.create=false
+refused 'aggregationLabels' --set 'metrics.prometheusRule.aggregationLabels={name}'
 refused 'ports' --set-json 'networkPolicy.databases.ports=[]'
 refused 'ports' --set 'networkPolicy.apiServer.ports={https}'
 
@@ -323,7 +331,7 @@ for file in rbac/rbac.yaml manager/manager.yaml; do
 done
 check 'kustomize of config/default' "$kubectl" kustomize "$repository/config/default" --output "$work/default"
 check 'kustomize of config/samples' "$kubectl" kustomize "$repository/config/samples" --output "$work/samples"
-for kind in Namespace CustomResourceDefinition ServiceAccount ClusterRole Role Deployment; do
+for kind in Namespace CustomResourceDefinition ServiceAccount ClusterRole Role Deployment PodDisruptionBudget; do
   check "config/default has no $kind" there "$kind" '' "$work/default"
 done
 rules ClusterRole bytebase-system-bytebase-operator "$work/default" > "$work/kustomized"
