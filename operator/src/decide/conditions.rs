@@ -234,16 +234,21 @@ fn why_no_heartbeat(findings: &Findings<'_>, trouble: &[(Reason, &Replica<'_>)])
         .any(|(reason, _)| matches!(reason, Reason::HeartbeatStale | Reason::HeartbeatMissing));
     match database.status {
         Some(false) if silent => format!("; the database explains it: {}", database.message),
-        Some(true) if all_are_stale(findings.health) => "; all of them at once: the server takes no writes from them (a full disk?), or the pods cannot reach it: see the server's log and the NetworkPolicies of the pods before you delete a pod".to_owned(),
+        Some(true) if all_are_stale(findings.health) => match findings.health.ready_pods() {
+            1 => "; that the only Ready replica sends none may be the server's doing (it takes no writes: a full disk?) or the network's: see the server's log and the NetworkPolicies of the pods before you delete a pod",
+            _ => "; all of them at once: the server takes no writes from them (a full disk?), or the pods cannot reach it: see the server's log and the NetworkPolicies of the pods before you delete a pod",
+        }
+        .to_owned(),
         _ => String::new(),
     }
 }
 
-/// Whether several replicas are Ready, and the heartbeat of each is stale.
+/// Whether replicas are Ready, and the heartbeat of each is stale. Of a single one nothing shows
+/// whether it is to blame.
 fn all_are_stale(health: &Health<'_>) -> bool {
     let replicas = health.replicas.iter();
     let mut ready = replicas.filter(|replica| replica.pod.is_ready());
-    health.ready_pods() > 1 && ready.all(|replica| replica.heartbeat == HeartbeatState::Stale)
+    health.ready_pods() > 0 && ready.all(|replica| replica.heartbeat == HeartbeatState::Stale)
 }
 
 fn reason_of(replica: &Replica<'_>) -> Reason {
