@@ -692,7 +692,7 @@ fn stuck_notices(
         let (tasks, them) = are(stuck.tasks);
         let ids = stuck.replica_ids.join(", ");
         format!(
-            "{tasks} marked as running whose replica has sent no heartbeat for two minutes ({ids}): Bytebase sets {them} to FAILED as soon as a replica works"
+            "{tasks} marked as running whose replica has sent no heartbeat for two minutes ({ids}): Bytebase sets {them} to FAILED as soon as a replica works, which does not mean that the replica has ended: make sure of that before you run {them} again"
         )
     });
     let unbegun = (stuck.unbegun > 0 && before.unbegun == 0).then(|| {
@@ -739,7 +739,7 @@ fn drain_began(replica: &ReplicaStatus) -> Notice {
         tasks => format!("its {tasks} running tasks"),
     };
     let message = format!(
-        "{pod} was asked to end and finishes {tasks} first, {} at the latest",
+        "{pod} was asked to end and finishes {tasks} first, {} at the latest; nothing gives it more time",
         replica.drains_until.as_ref().map_or_else(
             || "until its time is up".to_owned(),
             |until| format!("until {:.0}", until.0)

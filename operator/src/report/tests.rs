@@ -994,7 +994,7 @@ fn a_drain_is_reported_once_when_it_begins() {
     };
     let (draining, begins) = after(&runs, true, 2);
     let text = format!(
-        "demo-1 was asked to end and finishes its 2 running tasks first, until {:.0} at the latest",
+        "demo-1 was asked to end and finishes its 2 running tasks first, until {:.0} at the latest; nothing gives it more time",
         later(60)
     );
     assert_eq!(begins, [(Reason::DrainBegan, false, text)]);
@@ -1174,7 +1174,9 @@ fn what_lasts_too_long_is_reported_once() {
         .map(|notice| notice.message)
         .collect();
     assert!(
-        messages[0].starts_with("1 task is marked") && messages[0].contains("sets it to FAILED"),
+        messages[0].starts_with("1 task is marked")
+            && messages[0].contains("sets it to FAILED")
+            && messages[0].ends_with("before you run it again"),
         "{messages:?}"
     );
     assert!(
