@@ -50,6 +50,9 @@ fn full(metrics: &Metrics) {
             active: Some(1),
             foreign: Some(0),
             license_expiry: Some(1),
+            ca_expiry: Some(1),
+            drain_end: Some(1),
+            stuck: Some(0),
             pods: vec![("demo-0".to_owned(), Some(id))],
             conditions: ConditionType::iter()
                 .map(|type_| (type_.into(), "True"))

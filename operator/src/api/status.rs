@@ -308,6 +308,10 @@ pub struct DatabaseStatus {
     /// `max_connections` of the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<i32>,
+    /// When the last valid certificate of the CA bundle ends, of `database.caSecretRef` or
+    /// `database.caConfigMapRef`. Absent: there is no bundle, or none of its certificates is valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_expiration_time: Option<Time>,
     /// Connections that the wanted replicas and one more may open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_budget: Option<i32>,

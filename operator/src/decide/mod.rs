@@ -57,6 +57,15 @@ pub struct Settings {
 
 /// Decides what is to be done for one cluster.
 pub fn decide(validation: &Validation, observation: &Observation, settings: &Settings) -> Plan {
+    let mut plan = decided(validation, observation, settings);
+    // No reading of the database shows it.
+    if let Some(database) = &mut plan.report.database {
+        database.ca_expiration_time = validation.ca_ends.map(Time);
+    }
+    plan
+}
+
+fn decided(validation: &Validation, observation: &Observation, settings: &Settings) -> Plan {
     let problems = &validation.problems;
     let Some(cluster) = &validation.cluster else {
         return blocked(validation, problems, observation, settings);

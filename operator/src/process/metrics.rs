@@ -91,14 +91,34 @@ pub struct ClusterSample {
     /// Seconds since the epoch at which the stored license ends; `None` for one without an end, or
     /// none.
     pub license_expiry: Option<i64>,
-    /// A session of the database keeps the replicas from promoting queued work.
-    pub queue_held: bool,
-    /// It has done so for longer than drain hooks may.
-    pub queue_overdue: bool,
+    /// Seconds since the epoch at which the last valid certificate of the CA bundle ends; `None`
+    /// without one.
+    pub ca_expiry: Option<i64>,
+    /// Seconds since the epoch at which the first drain is over, and the tasks that it waits for
+    /// are cancelled; `None` while none goes on.
+    pub drain_end: Option<i64>,
+    /// Running tasks that no replica works on.
+    pub stuck: Option<u64>,
+    /// Whether queued work is promoted.
+    pub queue: QueueSample,
+    /// `spec.paused`.
+    pub paused: bool,
     /// Each pod and the replica that runs in it, as far as known.
     pub pods: Vec<(String, Option<Uuid>)>,
     /// Condition type and status (`True`, `False`, `Unknown`).
     pub conditions: Vec<(&'static str, &'static str)>,
+}
+
+/// Whether sessions of the database keep the replicas from promoting queued work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueueSample {
+    /// None does.
+    #[default]
+    Free,
+    /// One does.
+    Held,
+    /// One has done so for longer than drain hooks may.
+    Overdue,
 }
 
 /// What the probe knows at the moment of a scrape. A quiet cluster is not reconciled, so its ages
@@ -350,6 +370,10 @@ fn some(value: Option<f64>) -> Points<'static> {
     value.map(one).unwrap_or_default()
 }
 
+fn flag(is_so: bool) -> Points<'static> {
+    one(f64::from(u8::from(is_so)))
+}
+
 /// Counts and times of this size are exact in a double.
 #[expect(clippy::cast_precision_loss, reason = "below 2^53")]
 fn count(n: u64) -> f64 {
@@ -357,7 +381,7 @@ fn count(n: u64) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "below 2^53")]
-const GAUGES: [ClusterGauge; 13] = [
+const GAUGES: [ClusterGauge; 17] = [
     ClusterGauge {
         name: "bytebase_cluster_replicas_wanted",
         help: "spec.replicas",
@@ -391,12 +415,27 @@ const GAUGES: [ClusterGauge; 13] = [
     ClusterGauge {
         name: "bytebase_cluster_database_login_missing",
         help: "Whether the operator has no login by which it could read the database: 1 or 0",
-        points: |c, _| one(f64::from(u8::from(c.lacks_login))),
+        points: |c, _| flag(c.lacks_login),
     },
     ClusterGauge {
         name: "bytebase_cluster_license_expiry_timestamp_seconds",
         help: "End of the license in status.license",
         points: |c, _| some(c.license_expiry.map(|t| t as f64)),
+    },
+    ClusterGauge {
+        name: "bytebase_cluster_database_ca_expiry_timestamp_seconds",
+        help: "End of the last valid certificate of the CA bundle",
+        points: |c, _| some(c.ca_expiry.map(|t| t as f64)),
+    },
+    ClusterGauge {
+        name: "bytebase_cluster_drain_end_timestamp_seconds",
+        help: "When the first drain is over and cancels the tasks that have not finished",
+        points: |c, _| some(c.drain_end.map(|t| t as f64)),
+    },
+    ClusterGauge {
+        name: "bytebase_cluster_paused",
+        help: "Whether spec.paused is true: 1 or 0",
+        points: |c, _| flag(c.paused),
     },
     ClusterGauge {
         name: "bytebase_cluster_tasks_running",
@@ -414,14 +453,19 @@ const GAUGES: [ClusterGauge; 13] = [
         points: |_, live| some(live.and_then(|l| l.available).map(count)),
     },
     ClusterGauge {
+        name: "bytebase_cluster_tasks_stuck",
+        help: "Task runs marked as running that no replica works on",
+        points: |c, _| some(c.stuck.map(count)),
+    },
+    ClusterGauge {
         name: "bytebase_cluster_queue_held",
         help: "Whether a session keeps the replicas from promoting queued work: 1 or 0",
-        points: |c, _| one(f64::from(u8::from(c.queue_held))),
+        points: |c, _| flag(c.queue != QueueSample::Free),
     },
     ClusterGauge {
         name: "bytebase_cluster_queue_hold_overdue",
         help: "Whether a session keeps queued work from being promoted for longer than drain hooks may: 1 or 0",
-        points: |c, _| one(f64::from(u8::from(c.queue_overdue))),
+        points: |c, _| flag(c.queue == QueueSample::Overdue),
     },
 ];
 
@@ -564,8 +608,11 @@ mod tests {
             license_expiry: Some(1_900_000_000),
             pods: vec![("bb-0".to_owned(), Some(id)), ("bb-1".to_owned(), None)],
             conditions: vec![("Ready", "Unknown")],
-            queue_held: true,
-            queue_overdue: true,
+            ca_expiry: Some(1_800_000_000),
+            drain_end: Some(1_700_000_000),
+            stuck: Some(2),
+            queue: QueueSample::Overdue,
+            paused: true,
             ..ClusterSample::default()
         };
         metrics.set_cluster("prod", "bb", sample);
@@ -616,6 +663,19 @@ mod tests {
             lines(&metrics, "queue_hold_overdue"),
             [r#"bytebase_cluster_queue_hold_overdue{namespace="prod",name="bb"} 1.0"#]
         );
+        for (name, value) in [
+            ("database_ca_expiry_timestamp_seconds", "1800000000.0"),
+            ("drain_end_timestamp_seconds", "1700000000.0"),
+            ("tasks_stuck", "2.0"),
+            ("paused", "1.0"),
+        ] {
+            assert_eq!(
+                lines(&metrics, name),
+                [format!(
+                    r#"bytebase_cluster_{name}{{namespace="prod",name="bb"}} {value}"#
+                )]
+            );
+        }
         let conditions = lines(&metrics, "cluster_condition");
         assert_eq!(conditions.len(), 3);
         assert!(conditions.contains(&r#"bytebase_cluster_condition{namespace="prod",name="bb",type="Ready",status="Unknown"} 1"#.to_owned()));

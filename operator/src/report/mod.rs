@@ -19,7 +19,7 @@ use crate::decide::plan::{ConditionDraft, Plan, Report, Unmatched};
 use crate::decide::size::haste::PATIENCE;
 use crate::observation::{LOG_PATIENCE, Observation, PodView, no_later};
 use crate::process::lease::NotLeading;
-use crate::process::metrics::ClusterSample;
+use crate::process::metrics::{ClusterSample, QueueSample};
 use crate::process::queue::Key;
 use commit::commit;
 use jiff::{SignedDuration, Timestamp};
@@ -158,6 +158,7 @@ pub async fn report_unseen(
     let sample = ClusterSample {
         // What was known before is not known to hold any more.
         active: None,
+        stuck: None,
         ..sample(cluster, &status, &[], None)
     };
     show(writer, key, sample);
@@ -225,6 +226,23 @@ fn sample(
         .license
         .as_ref()
         .and_then(|license| license.expiration_time.as_ref());
+    // What is cut short is being cancelled already.
+    let mut replicas = status.replica_statuses.iter();
+    let drains = replicas.clone().filter(|replica| {
+        replica
+            .drain
+            .is_some_and(|drain| drain != DrainState::CutShort)
+    });
+    let drain_ends = drains.filter_map(|replica| replica.drains_until.as_ref());
+    let stuck = match &status.stuck_tasks {
+        Some(stuck) => u64::try_from(stuck.tasks.saturating_add(stuck.unbegun)).ok(),
+        // That there are none is known where tasks were read.
+        None => replicas
+            .any(|replica| replica.running_tasks.is_some())
+            .then_some(0),
+    };
+    let database = status.database.as_ref();
+    let ca_end = database.and_then(|database| database.ca_expiration_time.as_ref());
     ClusterSample {
         wanted: count(cluster.spec.replicas),
         target: count(status.target_replicas.unwrap_or(0)),
@@ -233,8 +251,15 @@ fn sample(
         foreign: unmatched.map(|unmatched| count(unmatched.foreign)),
         draining: u32::try_from(draining).unwrap_or(u32::MAX),
         lacks_login,
-        queue_held: status.queue_hold.is_some(),
-        queue_overdue: status.queue_hold.as_ref().is_some_and(|hold| hold.overdue),
+        queue: match &status.queue_hold {
+            None => QueueSample::Free,
+            Some(hold) if hold.overdue => QueueSample::Overdue,
+            Some(_) => QueueSample::Held,
+        },
+        paused: cluster.spec.paused,
+        stuck,
+        drain_end: drain_ends.map(|end| end.0.as_second()).min(),
+        ca_expiry: ca_end.map(|end| end.0.as_second()),
         license_expiry: expiry.map(|time| time.0.as_second()),
         pods: pods
             .iter()

@@ -142,6 +142,43 @@ fn the_metrics_say_where_the_operator_has_no_login_to_the_database() {
     assert!(!unreadable(away));
 }
 
+#[test]
+fn the_metrics_say_when_the_first_drain_is_over_and_what_else_needs_someone() {
+    let second = |text: &str| text.parse::<jiff::Timestamp>().unwrap().as_second();
+    let (first, later) = ("2026-06-01T01:00:00Z", "2026-06-01T02:00:00Z");
+    let mut status: BytebaseClusterStatus = serde_json::from_value(json!({
+        "stuckTasks": {"tasks": 2, "unbegun": 1},
+        "database": {"caExpirationTime": later},
+        "replicaStatuses": [
+            {"pod": "demo-0", "heartbeat": "Fresh", "drain": "Draining", "drainsUntil": later},
+            {"pod": "demo-1", "heartbeat": "Fresh", "drain": "EndsSoon", "drainsUntil": first},
+            // It runs no task, or what it runs is being cancelled.
+            {"pod": "demo-2", "heartbeat": "Fresh", "runningTasks": 0, "drainsUntil": "2026-06-01T00:30:00Z"},
+            {"pod": "demo-3", "heartbeat": "Fresh", "drain": "CutShort", "drainsUntil": "2026-06-01T00:40:00Z"},
+        ],
+    }))
+    .unwrap();
+    let shown = |status: &BytebaseClusterStatus, paused: bool| {
+        let cluster = cluster(&json!({"paused": paused}));
+        let sample = sample(&cluster, status, &[], None);
+        (
+            sample.paused,
+            sample.stuck,
+            sample.drain_end,
+            sample.ca_expiry,
+        )
+    };
+    let (first, later) = (Some(second(first)), Some(second(later)));
+    assert_eq!(shown(&status, true), (true, Some(3), first, later));
+    status.stuck_tasks = None;
+    assert_eq!(shown(&status, false), (false, Some(0), first, later));
+    // The database cannot be read.
+    status.replica_statuses[2].running_tasks = None;
+    assert_eq!(shown(&status, false), (false, None, first, later));
+    let none = BytebaseClusterStatus::default();
+    assert_eq!(shown(&none, false), (false, None, None, None));
+}
+
 fn of(status: &BytebaseClusterStatus, type_: ConditionType) -> &Condition {
     status
         .conditions

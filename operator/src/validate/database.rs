@@ -310,6 +310,7 @@ fn check_trust(
     let verifies = names_the_mounted_ca(url) && url.verifies();
     let fault = match bundle.trust(now) {
         Trust::Valid { until: end } => {
+            diagnostics.ca_ends = Timestamp::from_second(end.as_second()).ok();
             let first = bundle.first_end(now).filter(|first| *first < end);
             // A certificate is valid in its last second as well.
             let moments =

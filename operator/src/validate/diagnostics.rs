@@ -101,6 +101,7 @@ pub(super) struct Diagnostics {
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<String>,
     pub(super) ends_soon: Option<String>,
+    pub(super) ca_ends: Option<Timestamp>,
     pub(super) changes_at: Option<Timestamp>,
 }
 

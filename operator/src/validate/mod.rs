@@ -59,6 +59,8 @@ pub struct Validation {
     pub warnings: Vec<String>,
     /// Something that is in order and ends soon; said in other words at each reminder only.
     pub ends_soon: Option<String>,
+    /// When the last valid certificate of the CA bundle ends, to the second.
+    pub ca_ends: Option<Timestamp>,
     /// When something in here changes without anybody changing anything: a certificate ends.
     pub changes_at: Option<Timestamp>,
     /// The database, if that part can be used: it is read on while another part cannot.
@@ -179,6 +181,7 @@ pub fn validate(
         problems,
         warnings,
         ends_soon,
+        ca_ends,
         changes_at,
     } = diagnostics;
     let blocked = problems.iter().any(|problem| problem.blocking);
@@ -216,6 +219,7 @@ pub fn validate(
         problems,
         warnings,
         ends_soon,
+        ca_ends,
         changes_at,
         database: usable_database,
         gate: GateTerms::of(spec),

@@ -778,6 +778,7 @@ fn a_ca_bundle_that_has_ended_is_refused_and_one_that_ends_is_announced() {
     ] {
         let validation = at(&verifying, now);
         assert!(validation.cluster.is_some());
+        assert_eq!(validation.ca_ends, Some(end), "{now}");
         assert_eq!(validation.ends_soon.is_some(), said.is_some(), "{now}");
         let warning = validation.ends_soon.unwrap_or_default();
         assert!(warning.contains(said.unwrap_or_default()), "{warning}");
@@ -785,6 +786,7 @@ fn a_ca_bundle_that_has_ended_is_refused_and_one_that_ends_is_announced() {
     }
     let ended = at(&verifying, end + second);
     assert!(ended.cluster.is_none());
+    assert_eq!(ended.ca_ends, None);
     let problem = found(&ended.problems, "spec.database.caSecretRef").unwrap();
     assert_eq!((problem.reason, problem.blocking), (InvalidSecret, true));
     assert!(

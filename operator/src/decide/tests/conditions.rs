@@ -43,6 +43,7 @@ fn a_certificate_that_ends_soon_is_reported_and_checked_again_at_the_next_remind
     let due = seen.now + std::time::Duration::from_mins(5);
     validation.ends_soon = Some("ends within 7 days".to_owned());
     validation.changes_at = Some(due);
+    validation.ca_ends = Some(due);
     let plan = crate::decide::decide(&validation, &seen, &crate::testing::settings());
     assert_eq!(
         state(&plan, ConditionType::ConfigurationValid),
@@ -50,6 +51,8 @@ fn a_certificate_that_ends_soon_is_reported_and_checked_again_at_the_next_remind
     );
     assert_eq!(plan.requeue_at, Some(due));
     assert_eq!(plan.report.phase, Some(Phase::Ready));
+    let end = plan.report.database.unwrap().ca_expiration_time;
+    assert_eq!(end.map(|end| end.0), Some(due));
 }
 
 #[test]
