@@ -1,9 +1,10 @@
 //! The command line of `e2e`.
 
 use crate::bench;
+use crate::images::BytebaseImage;
 use crate::no_registry::system_images;
-use crate::scenario::Scenario;
 use crate::scenario::runner::{self, Tally};
+use crate::scenario::{Lane, Scenario};
 use crate::session::harness::Session;
 use crate::session::reaper;
 use crate::session::state::Purpose;
@@ -94,8 +95,8 @@ async fn up() -> Result<()> {
 }
 
 async fn down() -> Result<()> {
-    for purpose in [Purpose::Test, Purpose::Alone] {
-        Session::begin(purpose, true).await?.end().await?;
+    for lane in Lane::ALL {
+        Session::begin(lane.purpose(), true).await?.end().await?;
     }
     Ok(())
 }
@@ -111,14 +112,17 @@ async fn test(arguments: TestArguments) -> Result<ExitCode> {
         println!("{}", runner::list());
         return Ok(ExitCode::SUCCESS);
     }
-    let (alone, together): (Vec<_>, Vec<_>) = runner::select(&names)?
-        .into_iter()
-        .partition(|scenario| scenario.exclusive);
+    let on_stand_in = BytebaseImage::from_environment()?.stand_in;
+    let mut scenarios = runner::fit(runner::select(&names)?, on_stand_in);
     let mut lanes = Vec::new();
-    for (purpose, scenarios, jobs) in [(Purpose::Test, together, jobs), (Purpose::Alone, alone, 1)]
-    {
-        if !scenarios.is_empty() {
-            lanes.push((Session::begin(purpose, keep).await?, scenarios, jobs));
+    for lane in Lane::ALL {
+        let (here, others) = scenarios
+            .into_iter()
+            .partition::<Vec<_>, _>(|scenario| scenario.lane == lane);
+        scenarios = others;
+        if !here.is_empty() {
+            let session = Session::begin(lane.purpose(), keep).await?;
+            lanes.push((session, here, lane.jobs(jobs)));
         }
     }
     let result = tokio::select! {

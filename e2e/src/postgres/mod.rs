@@ -221,8 +221,8 @@ impl Server {
         Ok(())
     }
 
-    /// Starts the server and waits until it accepts connections. Only for exclusive scenarios, as
-    /// are the next four: they strike the databases of all scenarios.
+    /// Starts the server and waits until it accepts connections. Only for scenarios that run alone,
+    /// as are the next four: they strike the databases of all scenarios.
     pub async fn start(&self) -> Result<()> {
         let log = self.log();
         self.program(

@@ -8,6 +8,7 @@ pub mod runner;
 pub mod sandbox;
 
 use crate::scenario::sandbox::Sandbox;
+use crate::session::state::Purpose;
 use anyhow::Result;
 use futures::future::BoxFuture;
 use std::time::Duration;
@@ -37,6 +38,41 @@ pub mod stand_in {
     pub const INDEPENDENT: &str = "what it shows does not depend on Bytebase";
 }
 
+/// The cluster that a scenario runs on. Each has a PostgreSQL of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Several scenarios at a time run there.
+    Shared,
+    /// Its control plane and its kubelet are stopped and frozen, by one scenario at a time.
+    ControlPlane,
+    /// Whatever else all scenarios of a cluster share is changed or stopped there (definitions,
+    /// releases that serve all namespaces, PostgreSQL, the node), by one scenario at a time.
+    Alone,
+}
+
+impl Lane {
+    /// All of them. Their clusters are made one after the other, and the scenarios of the first
+    /// take longest.
+    pub const ALL: [Self; 3] = [Self::Shared, Self::ControlPlane, Self::Alone];
+
+    /// What its cluster is for.
+    pub fn purpose(self) -> Purpose {
+        match self {
+            Self::Shared => Purpose::Test,
+            Self::ControlPlane => Purpose::ControlPlane,
+            Self::Alone => Purpose::Alone,
+        }
+    }
+
+    /// How many scenarios run at a time, with so many where they get along.
+    pub fn jobs(self, shared: usize) -> usize {
+        match self {
+            Self::Shared => shared,
+            Self::ControlPlane | Self::Alone => 1,
+        }
+    }
+}
+
 /// One thing that must be true of the operator on a real cluster.
 #[derive(Clone, Copy)]
 pub struct Scenario {
@@ -44,9 +80,9 @@ pub struct Scenario {
     pub name: &'static str,
     /// What is proven, as a sentence.
     pub about: &'static str,
-    /// Whether it disturbs what scenarios of a cluster share (PostgreSQL, control plane, node),
-    /// and so runs on another cluster, alone.
-    pub exclusive: bool,
+    /// Where it runs: on another cluster than most if it disturbs what scenarios of a cluster
+    /// share.
+    pub lane: Lane,
     /// Whether it needs the operator's and Bytebase's images. The harness's own checks don't.
     pub product: bool,
     /// Why it runs on the stand-in only, as the end of a sentence; `None` for both.
@@ -70,7 +106,7 @@ impl Scenario {
         Self {
             name,
             about,
-            exclusive: false,
+            lane: Lane::Shared,
             product: true,
             stand_in: None,
             seconds: USUAL_SECONDS,
@@ -79,10 +115,10 @@ impl Scenario {
         }
     }
 
-    /// It runs alone on its cluster.
+    /// It runs on the cluster of this lane.
     #[must_use]
-    pub const fn exclusive(mut self) -> Self {
-        self.exclusive = true;
+    pub const fn lane(mut self, lane: Lane) -> Self {
+        self.lane = lane;
         self
     }
 

@@ -1,10 +1,10 @@
 //! Running the scenarios of one cluster, so many at a time, with a line for each.
 
 use crate::postgres::companions;
-use crate::scenario::Scenario;
 use crate::scenario::collect;
 use crate::scenario::leaks;
 use crate::scenario::sandbox::{LABEL, Sandbox};
+use crate::scenario::{Lane, Scenario};
 use crate::scenarios::all;
 use crate::session::harness::Harness;
 use crate::times;
@@ -66,15 +66,26 @@ pub fn list() -> String {
     let lines: Vec<_> = all()
         .iter()
         .map(|scenario| {
-            let alone = if scenario.exclusive {
-                " (alone on a cluster)"
-            } else {
-                ""
+            let alone = match scenario.lane {
+                Lane::Shared => "",
+                Lane::ControlPlane | Lane::Alone => " (alone on a cluster)",
             };
             format!("{:<32} {}{alone}", scenario.name, scenario.about)
         })
         .collect();
     lines.join("\n")
+}
+
+/// Those that can run, on the stand-in or on the real Bytebase; a line for each that cannot.
+pub fn fit(scenarios: Vec<Scenario>, on_stand_in: bool) -> Vec<Scenario> {
+    let fits = |scenario: &Scenario| match scenario.stand_in {
+        Some(why) if !on_stand_in => {
+            println!("SKIP {}: {why}", scenario.name);
+            false
+        }
+        _ => true,
+    };
+    scenarios.into_iter().filter(fits).collect()
 }
 
 /// Runs the scenarios, `jobs` at a time. With `keep` the namespace of a scenario that failed is
@@ -86,14 +97,7 @@ pub async fn run(
     keep: bool,
 ) -> Result<Tally> {
     sweep(harness).await?;
-    let mut fit = Vec::new();
-    for scenario in scenarios {
-        match scenario.stand_in {
-            Some(why) if !harness.bytebase.stand_in => println!("SKIP {}: {why}", scenario.name),
-            _ => fit.push(*scenario),
-        }
-    }
-    let mut results = stream::iter(fit)
+    let mut results = stream::iter(scenarios.iter().copied())
         .map(|scenario| run_and_heal(harness, scenario, keep))
         .buffer_unordered(jobs.max(1));
     let mut tally = Tally::default();
@@ -110,7 +114,7 @@ pub async fn run(
 /// Runs one scenario. What it broke and did not repair, since it failed, must not fail the next.
 async fn run_and_heal(harness: &Harness, scenario: Scenario, keep: bool) -> Result<bool> {
     let passed = run_one(harness, scenario, keep).await;
-    if scenario.exclusive && !passed {
+    if scenario.lane != Lane::Shared && !passed {
         let postgres = harness.postgres.heal().await;
         postgres.context("bringing PostgreSQL back")?;
         let node = harness.cluster.heal().await;
@@ -275,6 +279,13 @@ mod tests {
         assert_eq!(select(&["harness-freeze".to_owned()])?.len(), 1);
         assert!(select(&["no-such".to_owned()]).is_err());
         Ok(())
+    }
+
+    #[test]
+    fn on_the_real_bytebase_what_needs_the_stand_in_does_not_run() {
+        assert_eq!(fit(all(), true).len(), all().len());
+        let real = fit(all(), false);
+        assert!(!real.is_empty() && real.iter().all(|scenario| scenario.stand_in.is_none()));
     }
 
     #[test]

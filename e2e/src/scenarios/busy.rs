@@ -6,7 +6,7 @@ use super::support::{self, NAME};
 use crate::cluster::faults::Blow;
 use crate::postgres::Database;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
-use crate::scenario::{Scenario, stand_in};
+use crate::scenario::{Lane, Scenario, stand_in};
 use crate::soak::Subject;
 use crate::soak::act::replica_id;
 use crate::soak::disturbances::Shared;
@@ -91,7 +91,7 @@ pub const SCENARIOS: &[Scenario] = &[
     .stand_in_only(stand_in::LICENSE)
     .limit(LONG)
     .takes(160)
-    .exclusive(),
+    .lane(Lane::Alone),
 ];
 
 /// Tasks a minute.

@@ -6,7 +6,7 @@ use super::support::{self, Lives, NAME};
 use crate::cluster::Component;
 use crate::cluster::faults::{self, Blow};
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
-use crate::scenario::{Scenario, stand_in};
+use crate::scenario::{Lane, Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
@@ -32,21 +32,24 @@ pub const SCENARIOS: &[Scenario] = &[
         |sandbox| Box::pin(api_server_stopped(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
-    .exclusive(),
+    .takes(170)
+    .lane(Lane::ControlPlane),
     Scenario::new(
         "etcd-stopped",
         "While etcd is frozen, and then stopped, no replica ends, and the operator goes on afterwards.",
         |sandbox| Box::pin(etcd_stopped(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
-    .exclusive(),
+    .takes(160)
+    .lane(Lane::ControlPlane),
     Scenario::new(
         "kubelet-stopped",
         "A silent node is reported, its replicas still count as active, and none is replaced.",
         |sandbox| Box::pin(kubelet_stopped(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
-    .exclusive(),
+    .takes(160)
+    .lane(Lane::ControlPlane),
     Scenario::new(
         "kubelet-frozen",
         "Logs of twelve clusters that a new leader wants, and that the kubelet takes the requests for and never gives, delay no edit of another.",
@@ -54,7 +57,7 @@ pub const SCENARIOS: &[Scenario] = &[
     )
     .stand_in_only(stand_in::MANY)
     .takes(150)
-    .exclusive(),
+    .lane(Lane::ControlPlane),
 ];
 
 /// Clusters whose logs are wanted. Each is read for five seconds, and then not for two, so that

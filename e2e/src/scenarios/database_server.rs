@@ -3,7 +3,7 @@
 use super::support::{self, DATABASE_SECRET, NAME};
 use crate::postgres::companions::PoolMode;
 use crate::scenario::sandbox::Sandbox;
-use crate::scenario::{Scenario, stand_in};
+use crate::scenario::{Lane, Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -42,7 +42,8 @@ pub const SCENARIOS: &[Scenario] = &[
         |sandbox| Box::pin(stopped_and_back(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
-    .exclusive(),
+    .takes(90)
+    .lane(Lane::Alone),
     Scenario::new(
         "black-hole",
         "Ten clusters whose database servers swallow every packet delay neither an edit nor the start of another.",

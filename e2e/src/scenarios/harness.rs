@@ -5,10 +5,10 @@ use crate::cluster::Component;
 use crate::cluster::faults::{self, Blow};
 use crate::cluster::selfcheck;
 use crate::images::PROBE_IMAGE;
-use crate::scenario::Scenario;
 use crate::scenario::collect;
 use crate::scenario::leaks::{self, Planted};
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
+use crate::scenario::{Lane, Scenario};
 use crate::session::harness::Harness;
 use crate::wait;
 use anyhow::{Context, Result, ensure};
@@ -56,14 +56,16 @@ pub const SCENARIOS: &[Scenario] = &[
         |sandbox| Box::pin(freeze(sandbox)),
     )
     .harness_only()
-    .exclusive(),
+    .takes(10)
+    .lane(Lane::Alone),
     Scenario::new(
         "harness-control-plane",
         "A component of the control plane can be parked, brought back and killed.",
         |sandbox| Box::pin(control_plane(sandbox)),
     )
     .harness_only()
-    .exclusive(),
+    .takes(40)
+    .lane(Lane::ControlPlane),
 ];
 
 /// An answer takes milliseconds; a frozen server has this long to prove that it is frozen.

@@ -4,8 +4,8 @@
 use super::support::{self, Lives, NAME};
 use crate::images::{LATER_TAG, OPERATOR_REPOSITORY, TAG};
 use crate::machine::tools::repository;
-use crate::scenario::Scenario;
 use crate::scenario::sandbox::{LABEL, PATIENCE, Sandbox, cluster_resource};
+use crate::scenario::{Lane, Scenario};
 use crate::session::harness::Harness;
 use crate::wait;
 use anyhow::{Context, Result, ensure};
@@ -22,19 +22,22 @@ pub const SCENARIOS: &[Scenario] = &[
         "The chart serves all namespaces; its upgrade to another image of the operator replaces no replica, and its removal leaves what runs.",
         |sandbox| Box::pin(helm(sandbox)),
     )
-    .exclusive(),
+    .takes(140)
+    .lane(Lane::Alone),
     Scenario::new(
         "install-kustomize",
         "An overlay over config/default installs an operator that works.",
         |sandbox| Box::pin(kustomize(sandbox)),
     )
-    .exclusive(),
+    .takes(60)
+    .lane(Lane::Alone),
     Scenario::new(
         "install-plain-crds",
         "The definition is small enough for a plain kubectl apply, takes every sample and explains itself.",
         |sandbox| Box::pin(plain_crds(sandbox)),
     )
-    .exclusive(),
+    .takes(20)
+    .lane(Lane::Alone),
 ];
 
 /// Long enough for several reconciles, and for garbage collection.

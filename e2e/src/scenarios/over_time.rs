@@ -5,7 +5,7 @@ use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
 use crate::cluster::faults::{Blow, container_id};
 use crate::scenario::license::License;
 use crate::scenario::sandbox::{LABEL, OperatorOptions, PATIENCE, Sandbox, condition};
-use crate::scenario::{Scenario, stand_in};
+use crate::scenario::{Lane, Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
@@ -119,7 +119,8 @@ pub const SCENARIOS: &[Scenario] = &[
         |sandbox| Box::pin(gate_beside_silent_node(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
-    .exclusive(),
+    .takes(150)
+    .lane(Lane::ControlPlane),
 ];
 
 /// Long enough for a pod to be made by an operator that should not.

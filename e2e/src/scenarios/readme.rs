@@ -6,7 +6,7 @@ use crate::machine::command::Call;
 use crate::machine::tools::repository;
 use crate::scenario::license::License;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
-use crate::scenario::{Scenario, stand_in};
+use crate::scenario::{Lane, Scenario, stand_in};
 use crate::session::harness::Harness;
 use crate::wait;
 use anyhow::{Context, Result, ensure};
@@ -21,7 +21,8 @@ pub const SCENARIOS: &[Scenario] = &[Scenario::new(
     |sandbox| Box::pin(five_minutes(sandbox)),
 )
 .stand_in_only(stand_in::LICENSE)
-.exclusive()];
+.takes(110)
+.lane(Lane::Alone)];
 
 const HEADING: &str = "## Five minutes with a Kubernetes cluster of your own";
 /// The names that the README gives.

@@ -13,7 +13,11 @@ use std::path::{Path, PathBuf};
 pub enum Purpose {
     /// Where scenarios run side by side.
     Test,
-    /// Where scenarios run that break what all of a cluster's scenarios share, one after the other.
+    /// Where scenarios run that stop or freeze the control plane or the kubelet, one after the
+    /// other.
+    ControlPlane,
+    /// Where scenarios run that break whatever else all of a cluster's scenarios share, one after
+    /// the other.
     Alone,
     /// What `make demo` shows.
     Demo,
@@ -28,6 +32,7 @@ impl Purpose {
     pub fn name(self) -> &'static str {
         match self {
             Self::Test => "test",
+            Self::ControlPlane => "control-plane",
             Self::Alone => "alone",
             Self::Demo => "demo",
             Self::Bench => "bench",
@@ -101,6 +106,7 @@ impl State {
     pub fn open(purpose: Purpose, cache: &Path) -> Result<Self> {
         let suffix = match purpose {
             Purpose::Test => "e2e",
+            Purpose::ControlPlane => "e2e-control",
             Purpose::Alone => "e2e-alone",
             Purpose::Demo => "demo",
             Purpose::Bench => "bench",
@@ -195,6 +201,8 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum;
+    use std::collections::BTreeSet;
 
     #[test]
     fn a_record_survives_and_is_private() -> Result<()> {
@@ -213,13 +221,27 @@ mod tests {
     }
 
     #[test]
-    fn test_and_demo_share_no_name() -> Result<()> {
+    fn clusters_share_no_name() -> Result<()> {
         let cache = tempfile::tempdir()?;
-        let test = State::open(Purpose::Test, cache.path())?;
-        let demo = State::open(Purpose::Demo, cache.path())?;
-        assert_ne!(test.cluster, demo.cluster);
-        assert_ne!(test.kubeconfig(), demo.kubeconfig());
+        let purposes = Purpose::value_variants();
+        let (mut clusters, mut kubeconfigs) = (BTreeSet::new(), BTreeSet::new());
+        for purpose in purposes {
+            let state = State::open(*purpose, cache.path())?;
+            kubeconfigs.insert(state.kubeconfig());
+            clusters.insert(state.cluster);
+        }
+        assert_eq!(
+            (clusters.len(), kubeconfigs.len()),
+            (purposes.len(), purposes.len())
+        );
         Ok(())
+    }
+
+    #[test]
+    fn a_reaper_understands_what_its_cluster_is_called() {
+        for purpose in Purpose::value_variants() {
+            assert_eq!(Purpose::from_str(purpose.name(), false), Ok(*purpose));
+        }
     }
 
     #[test]
