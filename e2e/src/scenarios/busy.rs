@@ -29,13 +29,21 @@ const LONG: Duration = Duration::from_mins(25);
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
-        "busy-through-changes",
-        "Under a steady load no task is lost when version and password change and when the size goes from three to one and back, while the operator is killed at each step of the rollout that is met, and again and again.",
-        |sandbox| Box::pin(through_changes(sandbox)),
+        "busy-through-rollout",
+        "Under a steady load no task is lost when version and password change, while the operator is killed at each step of the rollout that is met.",
+        |sandbox| Box::pin(through_rollout(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
     .limit(LONG)
-    .takes(600),
+    .takes(330),
+    Scenario::new(
+        "busy-through-sizes",
+        "Under a steady load no task is lost when the size goes from three to one and back, while the operator is killed again and again.",
+        |sandbox| Box::pin(through_sizes(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .limit(LONG)
+    .takes(330),
     Scenario::new(
         "busy-all-deleted",
         "Under a steady load, with no operator, all pods are deleted at once, one of them after its container has started again, and no task is lost.",
@@ -213,9 +221,9 @@ async fn rolled_out(sandbox: &Sandbox, label: &str, count: usize) -> Result<()> 
     support::rolled_out(sandbox).await
 }
 
-/// Another version together with another password, the old one of which works no more; then three
-/// replicas, one, and three again. Whatever the operator is at, it is killed in the middle of it.
-async fn through_changes(sandbox: Sandbox) -> Result<()> {
+/// Another version together with another password, the old one of which works no more. Whatever the
+/// rollout waits for, the operator is killed in the middle of it.
+async fn through_rollout(sandbox: Sandbox) -> Result<()> {
     let mut cluster = busy_cluster(&sandbox, 3);
     cluster["spec"]["version"] = json!("3.20.0");
     start(&sandbox, &cluster).await?;
@@ -243,6 +251,14 @@ async fn through_changes(sandbox: Sandbox) -> Result<()> {
         met.contains("SecretInPods") && met.len() >= STEPS_MET,
         "the operator was killed at the steps {met:?} alone"
     );
+    work.end().await
+}
+
+/// Three replicas, one, and three again. Whatever the operator is at, it is killed in the middle of
+/// it.
+async fn through_sizes(sandbox: Sandbox) -> Result<()> {
+    three(&sandbox).await?;
+    let work = Work::begin(&sandbox, 3, 7).await?;
     tokio::select! {
         done = there_and_back(&sandbox, &work) => done?,
         failed = killed_again_and_again(&sandbox) => failed?,
