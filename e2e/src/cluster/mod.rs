@@ -296,10 +296,12 @@ impl Cluster {
     /// Numbers, as the node counts, of the processes whose program has this name.
     pub async fn processes_named(&self, program: &str) -> Result<Vec<u32>> {
         // The first word of the command line: the short name the kernel keeps is cut at 15 letters.
+        // One search finds the few processes of which any word is the program.
         let script = format!(
-            "for p in /proc/[0-9]*; do \
-               first=$(tr '\\0' '\\n' < $p/cmdline 2>/dev/null | head -n 1) || continue; \
-               [ \"${{first##*/}}\" = {program} ] && echo ${{p#/proc/}} || true; \
+            "for c in $(grep -lzE '^(.*/)?{program}$' /proc/[0-9]*/cmdline 2>/dev/null || true); do \
+               first=$(tr '\\0' '\\n' < $c 2>/dev/null | head -n 1) || continue; \
+               p=${{c#/proc/}}; \
+               [ \"${{first##*/}}\" = {program} ] && echo ${{p%/cmdline}} || true; \
              done"
         );
         parse_pids(&self.on_node(&script).await?)
@@ -312,8 +314,8 @@ impl Cluster {
             "not a container's id: {container:?}"
         );
         let script = format!(
-            "for c in /proc/[0-9]*/cgroup; do \
-               if grep -q {container} $c 2>/dev/null; then p=${{c#/proc/}}; echo ${{p%/cgroup}}; fi; \
+            "for c in $(grep -l {container} /proc/[0-9]*/cgroup 2>/dev/null || true); do \
+               p=${{c#/proc/}}; echo ${{p%/cgroup}}; \
              done"
         );
         parse_pids(&self.on_node(&script).await?)
