@@ -2,7 +2,7 @@
 //! pods did it, and what it was refused; nothing that the operator says of itself is needed for
 //! that.
 
-use crate::cluster::{AUDIT_FOLDER, Cluster};
+use crate::cluster::{AUDIT_LOG, Cluster};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -47,16 +47,47 @@ impl Call {
     }
 }
 
-/// What the service accounts of this namespace have called so far, in order. Calls that name no
-/// resource (`/version`) are listed as such: with an empty resource.
-pub async fn calls(cluster: &Cluster, namespace: &str) -> Result<Vec<Call>> {
-    let user = format!("\"username\":\"system:serviceaccount:{namespace}:");
-    let printed = cluster
-        .on_node(&format!(
-            "cat {AUDIT_FOLDER}/*.log | grep -F '{user}' || true"
-        ))
-        .await?;
-    printed.lines().map(parse).collect()
+/// The calls of a namespace's service accounts, as far as the record has been read: some scenarios
+/// ask several times a second, and the record of a whole run is long.
+#[derive(Debug, Default)]
+pub struct Calls {
+    /// Bytes of the record.
+    read_to: u64,
+    calls: Vec<Call>,
+}
+
+impl Calls {
+    /// What the service accounts of this namespace have called so far, in order. Calls that name no
+    /// resource (`/version`) are listed as such: with an empty resource.
+    pub async fn read(&mut self, cluster: &Cluster, namespace: &str) -> Result<&[Call]> {
+        let script = since(AUDIT_LOG, namespace, self.read_to);
+        self.take(&cluster.on_node(&script).await?)?;
+        Ok(&self.calls)
+    }
+
+    /// Takes what [`since`] has printed.
+    fn take(&mut self, printed: &str) -> Result<()> {
+        let (end, lines) = printed
+            .split_once('\n')
+            .context("the API server's record has no length")?;
+        let calls = lines.lines().map(parse).collect::<Result<Vec<_>>>()?;
+        self.read_to = end.parse().context("the API server's record")?;
+        self.calls.extend(calls);
+        Ok(())
+    }
+}
+
+/// A script that prints how long the record is, and the namespace's lines of it from this byte on.
+/// While the last line is being written, it waits for its end.
+fn since(log: &str, namespace: &str, from: u64) -> String {
+    format!(
+        "[ -e {log} ] || {{ echo 0; exit 0; }}\n\
+         while end=$(stat -c %s {log}); [ -n \"$(tail -c +$end {log} | head -c 1)\" ]; do sleep 0.1; done\n\
+         echo $end\n\
+         tail -c +{first} {log} | head -c $((end - {from})) | \
+         grep -F '\"username\":\"system:serviceaccount:{namespace}:' || true\n",
+        first = from + 1,
+    )
 }
 
 #[derive(Deserialize)]
@@ -146,6 +177,44 @@ mod tests {
         let other = r#"{"verb":"get","user":{"username":"x"},"requestReceivedTimestamp":"2026-11-24T14:00:00Z"}"#;
         let other = parse(other)?;
         assert!(other.resource.is_empty() && !other.writes() && !other.forbidden);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_call_is_read_once() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let log = folder.path().join("audit.log").display().to_string();
+        let line = |namespace: &str, verb: &str| {
+            format!(
+                r#"{{"verb":"{verb}","user":{{"username":"system:serviceaccount:{namespace}:operator"}},"requestReceivedTimestamp":"2026-11-24T14:00:00Z"}}"#
+            )
+        };
+        let mut calls = Calls::default();
+        let mut text = String::new();
+        for (more, all) in [
+            (vec![], vec![]),
+            (vec![("ns", "get"), ("other", "list")], vec!["get"]),
+            (vec![], vec!["get"]),
+            (vec![("other", "list")], vec!["get"]),
+            (
+                vec![("ns", "patch"), ("ns", "watch")],
+                vec!["get", "patch", "watch"],
+            ),
+        ] {
+            for (namespace, verb) in more {
+                text.push_str(&line(namespace, verb));
+                text.push('\n');
+            }
+            if !text.is_empty() {
+                std::fs::write(&log, &text)?;
+            }
+            let script = since(&log, "ns", calls.read_to);
+            let printed = crate::machine::command::Call::new("sh", &["-euc", &script]);
+            calls.take(&printed.run().await?)?;
+            let verbs: Vec<_> = calls.calls.iter().map(|call| call.verb.as_str()).collect();
+            assert_eq!(verbs, all);
+            assert_eq!(usize::try_from(calls.read_to)?, text.len());
+        }
         Ok(())
     }
 

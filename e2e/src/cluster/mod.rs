@@ -31,8 +31,10 @@ const KUBELET: &str = "kubelet";
 /// Where the node finds the policy by which the API server keeps its record of calls.
 const AUDIT_POLICY: &str = "/etc/kubernetes/audit-policy.yaml";
 /// Where that record is written.
-pub const AUDIT_FOLDER: &str = "/var/log/kubernetes-audit";
-const AUDIT_LOG: &str = "/var/log/kubernetes-audit/audit.log";
+const AUDIT_FOLDER: &str = "/var/log/kubernetes-audit";
+pub const AUDIT_LOG: &str = "/var/log/kubernetes-audit/audit.log";
+/// In megabytes: it stays one file, since a reader goes on where it was.
+const AUDIT_LIMIT: &str = "100000";
 
 /// The admission plug-ins beyond those that are on everywhere.
 const ADMISSION: &str = "NodeRestriction,OwnerReferencesPermissionEnforcement";
@@ -66,7 +68,11 @@ fn configuration(audit_policy: Option<&Path>) -> Value {
         patches.push(json!({
             "kind": "ClusterConfiguration",
             "apiServer": {
-                "extraArgs": {"audit-policy-file": AUDIT_POLICY, "audit-log-path": AUDIT_LOG},
+                "extraArgs": {
+                    "audit-policy-file": AUDIT_POLICY,
+                    "audit-log-path": AUDIT_LOG,
+                    "audit-log-maxsize": AUDIT_LIMIT,
+                },
                 "extraVolumes": [
                     volume("audit-policy", AUDIT_POLICY, true, "File"),
                     volume("audit-log", AUDIT_FOLDER, false, "DirectoryOrCreate"),

@@ -1,7 +1,7 @@
 //! What a scenario gets: a namespace, a database and an operator of its own, and the words to speak
 //! about them.
 
-use crate::cluster::audit::{self, Call};
+use crate::cluster::audit::{Call, Calls};
 use crate::cluster::faults::{self, Blow};
 use crate::cluster::kubectl::PortForward;
 use crate::images::{OPERATOR_REPOSITORY, TAG};
@@ -46,6 +46,7 @@ struct Inner {
     folder: PathBuf,
     planted: Mutex<Vec<Planted>>,
     followers: Mutex<Option<Followers>>,
+    calls: tokio::sync::Mutex<Calls>,
 }
 
 /// How the operator is installed. Change what a scenario is about, leave the rest.
@@ -104,6 +105,7 @@ impl Sandbox {
             folder,
             planted: Mutex::new(planted),
             followers: Mutex::new(None),
+            calls: tokio::sync::Mutex::default(),
         })))
     }
 
@@ -355,7 +357,9 @@ impl Sandbox {
     /// What the operator (and whatever else has a service account here) has called so far, by the
     /// API server's record.
     pub async fn calls(&self) -> Result<Vec<Call>> {
-        audit::calls(&self.harness().cluster, self.namespace()).await
+        let mut calls = self.0.calls.lock().await;
+        let read = calls.read(&self.harness().cluster, self.namespace());
+        Ok(read.await?.to_vec())
     }
 
     /// GET from a port of a pod, through the API server. Returns the body of a 2xx answer.
