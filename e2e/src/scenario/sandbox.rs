@@ -13,14 +13,15 @@ use crate::scenario::license::License;
 use crate::session::harness::Harness;
 use crate::wait;
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ApiResource, DynamicObject, ListParams};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgPool, PgPoolOptions};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,9 +90,8 @@ impl Sandbox {
             "kind": "Namespace",
             "metadata": {"name": namespace, "labels": {LABEL: scenario}},
         });
-        harness
-            .kubectl
-            .apply(&namespace, &object.to_string())
+        Api::<Namespace>::all(harness.client.clone())
+            .patch(&namespace, &applied(), &Patch::Apply(object))
             .await?;
         let database = harness
             .postgres
@@ -260,10 +260,17 @@ impl Sandbox {
 
     /// Like [`Self::create_secret`], for values that are no secret, such as a user's name.
     pub async fn create_harmless_secret(&self, name: &str, data: &[(&str, &str)]) -> Result<()> {
-        self.harness()
-            .kubectl
-            .apply_secret(self.namespace(), name, data)
-            .await
+        let data: BTreeMap<_, _> = data.iter().copied().collect();
+        let secret = json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name},
+            "stringData": data,
+        });
+        self.api::<Secret>()
+            .patch(name, &applied(), &Patch::Apply(secret))
+            .await?;
+        Ok(())
     }
 
     /// A Secret `name` whose key `PG_URL` leads to this scenario's database.
@@ -398,6 +405,11 @@ impl Sandbox {
         }
         Ok(())
     }
+}
+
+/// As [`crate::cluster::kubectl::Kubectl::apply`] does it.
+fn applied() -> PatchParams {
+    PatchParams::apply("e2e").force()
 }
 
 /// What kube needs to know of the kind.

@@ -140,13 +140,7 @@ fn starts_right(pod: &Pod) -> Result<()> {
 /// Nothing changes in the cluster when nothing has changed around it.
 async fn quiet(sandbox: &Sandbox) -> Result<()> {
     let before = support::settled(sandbox).await?;
-    wait::throughout(
-        "no write",
-        QUIET,
-        || support::versions(sandbox),
-        |now| *now == before,
-    )
-    .await
+    support::no_write(sandbox, QUIET, &before).await
 }
 
 async fn restricted_namespace(sandbox: Sandbox) -> Result<()> {

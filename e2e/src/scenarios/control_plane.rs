@@ -16,6 +16,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+use tokio::time::timeout;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
@@ -70,6 +71,8 @@ const EDITS: usize = 3;
 const BACK: Duration = Duration::from_mins(3);
 /// How long the API server is away: longer than any lease.
 const AWAY: Duration = Duration::from_mins(1);
+/// An API server that serves says so at once.
+const ANSWER: Duration = Duration::from_secs(5);
 /// By then the operator process that leads has reconciled every cluster.
 const RECONCILED: Duration = Duration::from_secs(8);
 /// How long etcd stands still: longer than the leader's lease, so that the lease must be taken
@@ -313,11 +316,9 @@ async fn timed<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T
 
 async fn wait_for_api(sandbox: &Sandbox) -> Result<()> {
     let ready = || async {
-        sandbox
-            .harness()
-            .kubectl
-            .run(&["get", "--raw", "/readyz"])
-            .await
+        let request = axum::http::Request::get("/readyz").body(Vec::new())?;
+        let client = sandbox.client();
+        Ok(timeout(ANSWER, client.request_text(request)).await??)
     };
     wait::until("the API server", BACK, ready, |answer| {
         answer.trim() == "ok"

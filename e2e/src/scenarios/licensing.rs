@@ -7,6 +7,7 @@ use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
 use jiff::SignedDuration;
+use k8s_openapi::api::networking::v1::Ingress;
 use serde_json::json;
 use std::time::Duration;
 
@@ -99,7 +100,7 @@ async fn gate(sandbox: Sandbox) -> Result<()> {
 async fn admin_before_exposure(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::licensed(&sandbox, 1)).await?;
     let ingress_without_workspace = || async {
-        let ingress = sandbox.kubectl(&["get", "ingress", "-o", "name"]).await?;
+        let ingress = sandbox.api::<Ingress>().get_opt(NAME).await?.is_some();
         let workspaces: Result<i64> = async {
             let pool = sandbox.sql().await?;
             let count = sqlx::query_scalar("SELECT count(*) FROM workspace")
@@ -112,10 +113,10 @@ async fn admin_before_exposure(sandbox: Sandbox) -> Result<()> {
         // Before the migration there is no table, and so no workspace.
         let workspaces = workspaces.unwrap_or(0);
         ensure!(
-            ingress.trim().is_empty() || workspaces > 0,
+            !ingress || workspaces > 0,
             "exposed before the first sign-up"
         );
-        Ok(!ingress.trim().is_empty())
+        Ok(ingress)
     };
     let start = std::time::Instant::now();
     while !ingress_without_workspace().await? {
@@ -123,6 +124,7 @@ async fn admin_before_exposure(sandbox: Sandbox) -> Result<()> {
             start.elapsed() < crate::scenario::sandbox::PATIENCE,
             "never exposed"
         );
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
 }

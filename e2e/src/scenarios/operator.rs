@@ -6,7 +6,7 @@ use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, Service};
 use kube::ResourceExt;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -146,13 +146,7 @@ async fn restart_writes_nothing(sandbox: Sandbox) -> Result<()> {
             && pods.iter().any(support::is_ready)
     })
     .await?;
-    wait::throughout(
-        "no write",
-        Duration::from_secs(20),
-        || support::versions(&sandbox),
-        |now| *now == before,
-    )
-    .await
+    support::no_write(&sandbox, Duration::from_secs(20), &before).await
 }
 
 /// A leader that is asked to end hands over at once; one that is killed is followed when its lease
@@ -216,13 +210,7 @@ async fn leader_frozen(sandbox: Sandbox) -> Result<()> {
         |count| *count > 0,
     )
     .await?;
-    wait::throughout(
-        "no write",
-        Duration::from_secs(5),
-        || support::versions(&sandbox),
-        |now| *now == before,
-    )
-    .await?;
+    support::no_write(&sandbox, Duration::from_secs(5), &before).await?;
     let late: Vec<_> = sandbox
         .calls()
         .await?
@@ -287,13 +275,7 @@ async fn two_by_mistake(sandbox: Sandbox) -> Result<()> {
     // And neither undoes what the other wrote afterwards.
     tokio::time::sleep(Duration::from_secs(12)).await;
     let before = support::versions(&sandbox).await?;
-    wait::throughout(
-        "no write",
-        Duration::from_secs(20),
-        || support::versions(&sandbox),
-        |now| *now == before,
-    )
-    .await
+    support::no_write(&sandbox, Duration::from_secs(20), &before).await
 }
 
 /// An installation with `clusterLabels` serves what carries them, and leaves the rest as it is.
@@ -308,12 +290,12 @@ async fn shards(sandbox: Sandbox) -> Result<()> {
     let mut other = support::minimal(&sandbox, 1);
     other["metadata"]["labels"] = json!({"shard": "b"});
     sandbox.apply_yaml(&other.to_string()).await?;
-    let services = || sandbox.kubectl(&["get", "services", "-o", "name"]);
-    let nothing = |names: &String| !names.contains(&format!("service/{NAME}\n"));
+    let service = || async { Ok(sandbox.api::<Service>().get_opt(NAME).await?) };
+    let nothing = Option::<Service>::is_none;
     wait::throughout(
         "a cluster of others left alone",
         LEFT_ALONE,
-        services,
+        service,
         nothing,
     )
     .await?;
@@ -343,11 +325,11 @@ async fn shards(sandbox: Sandbox) -> Result<()> {
     sandbox
         .kubectl(&["delete", &format!("service/{NAME}")])
         .await?;
-    wait::throughout("a Service that stays away", LEFT_ALONE, services, nothing).await?;
+    wait::throughout("a Service that stays away", LEFT_ALONE, service, nothing).await?;
     ensure!(support::lives(&sandbox).await? == before, "a replica ended");
 
     label("shard=a").await?;
-    wait::until("the Service", PATIENCE, services, |names| !nothing(names)).await?;
+    wait::until("the Service", PATIENCE, service, Option::is_some).await?;
     ensure!(support::lives(&sandbox).await? == before, "a replica ended");
     Ok(())
 }

@@ -5,6 +5,7 @@ use crate::scenario::sandbox::{PATIENCE, Sandbox, condition};
 use crate::scenario::{Scenario, collect, leaks, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::networking::v1::Ingress;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -329,20 +330,15 @@ async fn paused(sandbox: Sandbox) -> Result<()> {
         .wait_condition(NAME, "Reconciling", "False", "Paused")
         .await?;
     sandbox.kubectl(&["delete", "ingress", NAME]).await?;
-    let nothing = || async { sandbox.kubectl(&["get", "ingress", "-o", "name"]).await };
-    wait::throughout("no Ingress", Duration::from_secs(5), nothing, |names| {
-        names.trim().is_empty()
-    })
-    .await?;
+    let ingress = || async { Ok(sandbox.api::<Ingress>().get_opt(NAME).await?) };
+    let period = Duration::from_secs(5);
+    wait::throughout("no Ingress", period, ingress, Option::is_none).await?;
     ensure!(
         support::lives(&sandbox).await? == before,
         "replicas of a paused cluster were replaced"
     );
     support::patch_spec(&sandbox, json!({"paused": false})).await?;
-    wait::until("the Ingress again", PATIENCE, nothing, |names| {
-        !names.trim().is_empty()
-    })
-    .await?;
+    wait::until("the Ingress again", PATIENCE, ingress, Option::is_some).await?;
     sandbox
         .wait_condition(NAME, "RolloutComplete", "True", "")
         .await?;

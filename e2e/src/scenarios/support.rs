@@ -7,11 +7,13 @@ use crate::wait;
 use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::ResourceExt;
-use kube::api::{ListParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{Event, Pod, Service};
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 /// Name of the cluster in every scenario.
@@ -332,18 +334,15 @@ pub async fn execute(sandbox: &Sandbox, statement: &'static str) -> Result<()> {
 
 /// Reasons of the events on the cluster.
 pub async fn event_reasons(sandbox: &Sandbox) -> Result<Vec<String>> {
-    let selector =
-        format!("--field-selector=involvedObject.kind=BytebaseCluster,involvedObject.name={NAME}");
-    let printed = sandbox
-        .kubectl(&[
-            "get",
-            "events",
-            &selector,
-            "-o",
-            "jsonpath={range .items[*]}{.reason}{\"\\n\"}{end}",
-        ])
-        .await?;
-    Ok(printed.lines().map(str::to_owned).collect())
+    let events = events(sandbox, "").await?.into_iter();
+    Ok(events.filter_map(|event| event.reason).collect())
+}
+
+/// Events on the cluster, of which further fields are as `narrower` says.
+async fn events(sandbox: &Sandbox, narrower: &str) -> Result<Vec<Event>> {
+    let about = format!("involvedObject.kind=BytebaseCluster,involvedObject.name={NAME}{narrower}");
+    let parameters = ListParams::default().fields(&about);
+    Ok(sandbox.api::<Event>().list(&parameters).await?.items)
 }
 
 /// Waits for an event with this reason.
@@ -360,12 +359,9 @@ pub async fn wait_event(sandbox: &Sandbox, reason: &str) -> Result<()> {
 
 /// Waits for an event of type Warning with this reason.
 pub async fn wait_warning(sandbox: &Sandbox, reason: &str) -> Result<()> {
-    let selector = format!(
-        "involvedObject.kind=BytebaseCluster,involvedObject.name={NAME},reason={reason},type=Warning"
-    );
-    let events = ["get", "events", "--field-selector", &selector, "-o", "name"];
-    let found = || sandbox.kubectl(&events);
-    let is_there = |found: &String| !found.trim().is_empty();
+    let warning = format!(",reason={reason},type=Warning");
+    let found = || async { Ok(events(sandbox, &warning).await?.len()) };
+    let is_there = |found: &usize| *found > 0;
     wait::until(&format!("a warning {reason}"), PATIENCE, found, is_there).await?;
     Ok(())
 }
@@ -407,26 +403,47 @@ pub fn says(condition: &Value, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// What a cluster owns, with its pods.
+const OWNED: [(&str, &str); 7] = [
+    ("apps", "StatefulSet"),
+    ("", "Service"),
+    ("networking.k8s.io", "Ingress"),
+    ("networking.k8s.io", "NetworkPolicy"),
+    ("policy", "PodDisruptionBudget"),
+    ("", "ServiceAccount"),
+    ("", "Pod"),
+];
+
 /// `resourceVersion` of everything the cluster owns and of the cluster itself: what changes with
 /// any write.
 pub async fn versions(sandbox: &Sandbox) -> Result<String> {
-    let selector = format!("bytebase.com/cluster={NAME}");
-    let columns = "jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";
-    let kinds =
-        "statefulsets,services,ingresses,networkpolicies,poddisruptionbudgets,serviceaccounts,pods";
-    let owned = sandbox
-        .kubectl(&["get", kinds, "-l", &selector, "-o", columns])
-        .await?;
-    let cluster = sandbox
-        .kubectl(&[
-            "get",
-            "bytebasecluster",
-            NAME,
-            "-o",
-            "jsonpath={.metadata.resourceVersion}",
-        ])
-        .await?;
-    Ok(format!("{owned}{cluster}"))
+    let ours = ListParams::default().labels(&format!("bytebase.com/cluster={NAME}"));
+    let mut versions = String::new();
+    for (group, kind) in OWNED {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(sandbox.client(), sandbox.namespace(), &resource);
+        for object in api.list_metadata(&ours).await? {
+            let name = object.metadata.name.unwrap_or_default();
+            let version = object.metadata.resource_version.unwrap_or_default();
+            let _ = writeln!(versions, "{kind}/{name} {version}");
+        }
+    }
+    let cluster = sandbox.clusters().get_metadata(NAME).await?;
+    let version = cluster.metadata.resource_version.unwrap_or_default();
+    let _ = writeln!(versions, "BytebaseCluster/{NAME} {version}");
+    Ok(versions)
+}
+
+/// Checks that nothing is written for so long: the [`versions`] stay as they are.
+pub async fn no_write(sandbox: &Sandbox, period: Duration, before: &str) -> Result<()> {
+    // A write leaves another version behind, so that it is seen however late.
+    const BETWEEN: Duration = Duration::from_millis(750);
+    let now = || async {
+        tokio::time::sleep(BETWEEN).await;
+        versions(sandbox).await
+    };
+    wait::throughout("no write", period, now, |now| *now == *before).await
 }
 
 /// Waits until nothing is written any more, and returns the [`versions`] of then. Pods' own status

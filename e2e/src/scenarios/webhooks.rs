@@ -233,13 +233,7 @@ async fn names_what_is_kept(sandbox: &Sandbox) -> Result<()> {
 async fn writes_nothing(sandbox: &Sandbox) -> Result<()> {
     let settled = support::settled(sandbox).await?;
     let count = sandbox.calls().await?.len();
-    wait::throughout(
-        "no change",
-        QUIET,
-        || support::versions(sandbox),
-        |now| *now == settled,
-    )
-    .await?;
+    support::no_write(sandbox, QUIET, &settled).await?;
     let calls = sandbox.calls().await?.into_iter().skip(count);
     let written: Vec<_> = calls
         .filter(|call| call.writes() && call.resource != "leases")
