@@ -127,9 +127,7 @@ pub(super) async fn kill(sandbox: &Sandbox) -> Result<()> {
 /// With nothing changed, a restart writes nothing, whatever the operator has forgotten.
 async fn restart_writes_nothing(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
-    // Settled: the last status of the pods has come in.
-    tokio::time::sleep(Duration::from_secs(12)).await;
-    let before = support::versions(&sandbox).await?;
+    let before = support::settled(&sandbox).await?;
     let old = sandbox.operator_pods().await?;
     sandbox
         .kubectl(&[
@@ -273,8 +271,7 @@ async fn two_by_mistake(sandbox: Sandbox) -> Result<()> {
     }
     support::rolled_out(&sandbox).await?;
     // And neither undoes what the other wrote afterwards.
-    tokio::time::sleep(Duration::from_secs(12)).await;
-    let before = support::versions(&sandbox).await?;
+    let before = support::settled(&sandbox).await?;
     support::no_write(&sandbox, Duration::from_secs(20), &before).await
 }
 
