@@ -16,8 +16,10 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 
-/// Scenarios side by side without a word about it. They wait more than they work: with four, two
-/// processors are idle for a third of the time.
+/// Scenarios side by side on the shared cluster without a word about it. They wait more than they
+/// work: with four, two processors are idle for a third of the time. Where processors have no time
+/// left (the end of a run says how busy they were), more make each scenario slower, and those fail
+/// that measure how long the operator takes.
 const DEFAULT_JOBS: usize = 6;
 /// What shells report for a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;

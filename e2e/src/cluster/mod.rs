@@ -36,6 +36,10 @@ pub const AUDIT_LOG: &str = "/var/log/kubernetes-audit/audit.log";
 /// In megabytes: it stays one file, since a reader goes on where it was.
 const AUDIT_LIMIT: &str = "100000";
 
+/// Scenarios with a dozen clusters each run beside others, and pods of those that are over still
+/// end: 110, which is usual, may be too few. A node has 254 addresses for pods.
+const MAX_PODS: u32 = 220;
+
 /// The admission plug-ins beyond those that are on everywhere.
 const ADMISSION: &str = "NodeRestriction,OwnerReferencesPermissionEnforcement";
 
@@ -53,7 +57,7 @@ fn configuration(audit_policy: Option<&Path>) -> Value {
         }),
         // Recent kubelets refuse machines with the first version of control groups unless
         // configured otherwise.
-        json!({"kind": "KubeletConfiguration", "failCgroupV1": false}),
+        json!({"kind": "KubeletConfiguration", "failCgroupV1": false, "maxPods": MAX_PODS}),
     ];
     let mut node = json!({"role": "control-plane"});
     if let Some(policy) = audit_policy {
