@@ -8,6 +8,7 @@ use crate::scenario::{Lane, Scenario};
 use crate::session::harness::Session;
 use crate::session::reaper;
 use crate::session::state::Purpose;
+use crate::times::Processors;
 use crate::{demo, soak, times};
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
@@ -127,10 +128,12 @@ async fn test(arguments: TestArguments) -> Result<ExitCode> {
             lanes.push((session, here, lane.jobs(jobs)));
         }
     }
+    let before = Processors::now();
     let result = tokio::select! {
         result = all(&lanes, keep) => Some(result),
         interrupted = interruption() => { interrupted?; None }
     };
+    let after = Processors::now();
     // One after the other: the last one stops the engine.
     for (session, ..) in lanes {
         if keep {
@@ -145,6 +148,9 @@ async fn test(arguments: TestArguments) -> Result<ExitCode> {
     };
     let tally = result?;
     println!("{}", times::table());
+    if let Some(busy) = before.and_then(|before| after?.since(before)) {
+        println!("{busy}");
+    }
     println!("{tally}");
     if tally.passed + tally.failed == 0 {
         bail!("no scenario ran");
