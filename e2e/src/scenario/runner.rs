@@ -10,6 +10,9 @@ use crate::session::harness::Harness;
 use crate::times;
 use anyhow::{Context, Result, anyhow, bail};
 use futures::{FutureExt, StreamExt, stream};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
+use kube::api::DeleteParams;
 use std::fmt;
 use std::io::IsTerminal;
 use std::iter::Sum;
@@ -155,7 +158,7 @@ async fn run_one(harness: &Harness, scenario: Scenario, keep: bool) -> bool {
     times::note(format!("{name} (expected: {seconds} s)"), start.elapsed());
     let passed = result.is_ok();
     if passed || !keep {
-        let removed = timeout(CLEANUP_LIMIT, remove(&sandbox)).await;
+        let removed = timeout(CLEANUP_LIMIT, remove(&sandbox, keep)).await;
         let removed =
             removed.unwrap_or_else(|_| Err(anyhow!("took longer than {CLEANUP_LIMIT:?}")));
         if let Err(error) = removed {
@@ -194,20 +197,29 @@ async fn check_leaks(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-async fn remove(sandbox: &Sandbox) -> Result<()> {
-    let Harness { helm, postgres, .. } = sandbox.harness();
-    let namespace = sandbox.namespace();
-    helm.run(&[
+/// Removes what a scenario has made. The operator goes with its namespace, which has all of it,
+/// since it watches that namespace alone; only a cluster that is kept must not keep anything else.
+async fn remove(sandbox: &Sandbox, keep: bool) -> Result<()> {
+    let harness = sandbox.harness();
+    let (namespace, postgres) = (sandbox.namespace(), &harness.postgres);
+    if keep {
+        uninstall(harness, namespace, sandbox.release()).await?;
+    }
+    delete_namespace(harness, namespace).await?;
+    postgres.remove_companions(namespace).await?;
+    postgres.drop_database(sandbox.database()).await
+}
+
+async fn uninstall(harness: &Harness, namespace: &str, release: &str) -> Result<()> {
+    let arguments = [
         "uninstall",
-        sandbox.release(),
+        release,
         "--namespace",
         namespace,
         "--ignore-not-found",
-    ])
-    .await?;
-    delete_namespace(sandbox.harness(), namespace).await?;
-    postgres.remove_companions(namespace).await?;
-    postgres.drop_database(sandbox.database()).await
+    ];
+    harness.helm.run(&arguments).await?;
+    Ok(())
 }
 
 /// Removes what scenarios left on a cluster that was kept.
@@ -218,31 +230,19 @@ async fn sweep(harness: &Harness) -> Result<()> {
         .await?;
     for name in printed.lines() {
         let namespace = name.trim_start_matches("namespace/");
-        let release = [
-            "uninstall",
-            namespace,
-            "--namespace",
-            namespace,
-            "--ignore-not-found",
-        ];
-        harness.helm.run(&release).await?;
+        uninstall(harness, namespace, namespace).await?;
         delete_namespace(harness, namespace).await?;
     }
     companions::remove(&harness.state, |_| true).await
 }
 
 async fn delete_namespace(harness: &Harness, namespace: &str) -> Result<()> {
-    harness
-        .kubectl
-        .run(&[
-            "delete",
-            "namespace",
-            namespace,
-            "--wait=false",
-            "--ignore-not-found",
-        ])
-        .await?;
-    Ok(())
+    let namespaces = Api::<Namespace>::all(harness.client.clone());
+    match namespaces.delete(namespace, &DeleteParams::default()).await {
+        // It is gone already.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        deleted => deleted.map(|_| ()).context("deleting the namespace"),
+    }
 }
 
 fn report(scenario: &Scenario, start: Instant, result: &Result<()>, digest: &str) {
