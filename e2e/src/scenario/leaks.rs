@@ -1,9 +1,10 @@
 //! Looking for secrets where none may be: whatever a scenario planted must not turn up in anything
 //! the operator wrote.
 
+use aho_corasick::AhoCorasick;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Anything shorter turns up anywhere by chance.
 const SHORTEST: usize = 8;
@@ -35,11 +36,6 @@ impl Planted {
             forms: plain.chain(encoded).collect(),
         }
     }
-
-    fn stands_in(&self, readings: &[String]) -> bool {
-        let forms = &mut self.forms.iter();
-        forms.any(|form| readings.iter().any(|reading| reading.contains(form)))
-    }
 }
 
 /// Every place that holds one of the secrets. `places` are names with texts. A find names the
@@ -49,15 +45,32 @@ pub fn find(planted: &[Planted], places: &[(String, String)]) -> Vec<String> {
     let mut found: Vec<_> = too_short
         .map(|secret| format!("the {} is too short to be looked for", secret.label))
         .collect();
+    let forms: Vec<_> = planted
+        .iter()
+        .flat_map(|secret| secret.forms.iter().map(move |form| (secret, form)))
+        .collect();
+    // All of them are looked for at once.
+    let search = match AhoCorasick::new(forms.iter().map(|(_, form)| form)) {
+        Ok(search) => search,
+        Err(error) => {
+            found.push(format!("what was planted cannot be looked for: {error}"));
+            return found;
+        }
+    };
     for (place, text) in places {
-        let lines: Vec<_> = text.lines().map(readings).collect();
-        for secret in planted {
-            let line = lines.iter().position(|line| secret.stands_in(line));
-            if let Some(line) = line {
-                let (label, line) = (&secret.label, line + 1);
-                found.push(format!("the {label} stands in {place}, line {line}"));
+        let mut stands = BTreeMap::new();
+        for (line, text) in (1..).zip(text.lines()) {
+            for reading in readings(text) {
+                for hit in search.find_overlapping_iter(&reading) {
+                    let (secret, _) = forms[hit.pattern().as_usize()];
+                    stands.entry(&secret.label).or_insert(line);
+                }
             }
         }
+        let stands = stands.into_iter();
+        found.extend(
+            stands.map(|(label, line)| format!("the {label} stands in {place}, line {line}")),
+        );
     }
     found
 }
@@ -75,13 +88,19 @@ fn in_base64(text: &str) -> impl Iterator<Item = String> {
 /// A line as it stands, and what it says in JSON, in YAML and in a URL. A log in JSON may quote
 /// JSON.
 fn readings(line: &str) -> Vec<String> {
-    let once = unescaped(line);
-    let twice = unescaped(&once);
-    let mut readings = vec![line.to_owned(), once, twice, line.replace("''", "'")];
-    let decoded: Vec<_> = readings.iter().map(|text| percent_decoded(text)).collect();
+    // Most lines say the same in all of them.
+    let mut readings = vec![line.to_owned()];
+    if line.contains('\\') {
+        let once = unescaped(line);
+        readings.push(unescaped(&once));
+        readings.push(once);
+    }
+    if line.contains("''") {
+        readings.push(line.replace("''", "'"));
+    }
+    let encoded = readings.iter().filter(|text| text.contains('%'));
+    let decoded: Vec<_> = encoded.map(|text| percent_decoded(text)).collect();
     readings.extend(decoded);
-    readings.sort();
-    readings.dedup();
     readings
 }
 
@@ -202,6 +221,20 @@ mod tests {
             let login = STANDARD_NO_PAD.encode(format!("{before}:{HARD}@host"));
             assert!(is_found(HARD, &login), "{before}");
         }
+    }
+
+    #[test]
+    fn a_secret_is_found_in_its_first_line_and_inside_another() {
+        let planted = ["correct-horse-battery", "horse-battery", "not-planted"]
+            .map(|secret| Planted::new(secret, secret));
+        let found = find(&planted, &places("a\ncorrect-horse-battery\nhorse-battery"));
+        assert_eq!(
+            found,
+            [
+                "the correct-horse-battery stands in the log, line 2",
+                "the horse-battery stands in the log, line 2",
+            ]
+        );
     }
 
     #[test]
