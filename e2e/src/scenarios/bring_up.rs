@@ -1,5 +1,6 @@
 //! From nothing to a running cluster.
 
+use super::operator;
 use super::support::{self, NAME};
 use crate::scenario::sandbox::Sandbox;
 use crate::scenario::{Scenario, stand_in};
@@ -14,10 +15,11 @@ use std::time::Duration;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "three-replicas",
-        "From nothing to three active replicas, with a license that the operator installs; then nothing is written any more.",
+        "From nothing to three active replicas, with a license that the operator installs; then nothing is written any more, also when the operator restarts, and no replica is replaced.",
         |sandbox| Box::pin(three_replicas(sandbox)),
     )
-    .stand_in_only(stand_in::LICENSE),
+    .stand_in_only(stand_in::LICENSE)
+    .takes(100),
     Scenario::new(
         "restricted-namespace",
         "A namespace under the restricted pod security standard takes the pods.",
@@ -102,7 +104,10 @@ async fn three_replicas(sandbox: Sandbox) -> Result<()> {
             .await
             .with_context(|| format!("{object} is missing"))?;
     }
-    quiet(&sandbox).await
+    quiet(&sandbox).await?;
+    operator::restart_writes_nothing(&sandbox)
+        .await
+        .context("a restart of the operator")
 }
 
 /// `--ha`, the URL, and nothing that a restricted namespace would refuse.
