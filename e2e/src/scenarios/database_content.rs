@@ -2,7 +2,8 @@
 
 use super::database_server::lead;
 use super::support::{self, DATABASE_SECRET, Lives, NAME};
-use crate::scenario::sandbox::{PATIENCE, Sandbox, condition};
+use crate::postgres::Database;
+use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
@@ -21,10 +22,11 @@ pub const SCENARIOS: &[Scenario] = &[
     .stand_in_only(stand_in::LICENSE)
     .takes(200),
     Scenario::new(
-        "foreign-tables",
-        "Another application's tables hold back the first pod.",
-        |sandbox| Box::pin(foreign_tables(sandbox)),
-    ),
+        "database-refused",
+        "Another application's tables, a database that is not there, takes no writes or is not UTF-8, and a role that may not create tables hold back the first pod of five clusters until each is put right, and each message says what is wrong.",
+        |sandbox| Box::pin(refused(sandbox)),
+    )
+    .takes(70),
     Scenario::new(
         "database-shared",
         "Of two clusters on one database the older runs and the younger waits.",
@@ -37,32 +39,12 @@ pub const SCENARIOS: &[Scenario] = &[
     )
     .takes(220),
     Scenario::new(
-        "database-read-only",
-        "A database that takes no writes holds back the first pod until it does.",
-        |sandbox| Box::pin(read_only(sandbox)),
-    ),
-    Scenario::new(
         "rights-lost",
         "A role that lost sight of Bytebase's tables, the right to create tables, or one of the tables, keeps its replicas: no upgrade begins.",
         |sandbox| Box::pin(rights_lost(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
     .takes(130),
-    Scenario::new(
-        "rights-missing",
-        "For a role that may not create tables, the condition says which GRANT it lacks.",
-        |sandbox| Box::pin(rights_missing(sandbox)),
-    ),
-    Scenario::new(
-        "database-missing",
-        "A database that is not there holds back the first pod until it is made.",
-        |sandbox| Box::pin(missing(sandbox)),
-    ),
-    Scenario::new(
-        "wrong-encoding",
-        "A database that is not UTF-8 holds back the first pod.",
-        |sandbox| Box::pin(wrong_encoding(sandbox)),
-    ),
     Scenario::new(
         "foreign-bytebase",
         "A Bytebase that belongs to no cluster sends heartbeats to the database, and is reported until it ends; until then no replica is added, also after an outage.",
@@ -157,19 +139,173 @@ async fn blind_start(sandbox: &Sandbox) -> Result<()> {
     .await
 }
 
-async fn foreign_tables(sandbox: Sandbox) -> Result<()> {
-    support::execute(&sandbox, "CREATE TABLE invoices (id int)").await?;
-    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    let reported = sandbox
-        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseForeignTables")
-        .await?;
-    support::says(&reported, &["invoices"])?;
-    support::no_pods(&sandbox).await?;
-    support::execute(&sandbox, "DROP TABLE invoices").await?;
+/// Five clusters of one operator, each with a database of its own that is refused for another
+/// reason.
+async fn refused(sandbox: Sandbox) -> Result<()> {
     sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .install_operator(&OperatorOptions::default())
         .await?;
+    tokio::try_join!(
+        foreign_tables(&sandbox),
+        read_only(&sandbox),
+        missing(&sandbox),
+        rights_missing(&sandbox),
+        wrong_encoding(&sandbox),
+    )?;
     Ok(())
+}
+
+async fn foreign_tables(sandbox: &Sandbox) -> Result<()> {
+    let subject = Refused::new(sandbox, "tables").await?;
+    let owner = format!("SET ROLE {}", subject.database.name);
+    let create = format!("{owner}; CREATE TABLE invoices (id int)");
+    subject.execute(&create).await?;
+    let url = subject.database.url();
+    subject
+        .is_held_back(&url, "DatabaseForeignTables", &["invoices"])
+        .await?;
+    subject
+        .execute(&format!("{owner}; DROP TABLE invoices"))
+        .await?;
+    subject.comes_up().await
+}
+
+/// What hosted PostgreSQL does when its disk is full.
+async fn read_only(sandbox: &Sandbox) -> Result<()> {
+    let subject = Refused::new(sandbox, "frozen").await?;
+    let setting = "default_transaction_read_only";
+    let name = &subject.database.name;
+    let postgres = &sandbox.harness().postgres;
+    let frozen = format!("ALTER DATABASE {name} SET {setting} = on");
+    postgres.execute_in("postgres", &frozen).await?;
+    let url = subject.database.url();
+    subject
+        .is_held_back(&url, "DatabaseReadOnly", &[setting])
+        .await?;
+    let thawed = format!("ALTER DATABASE {name} RESET {setting}");
+    postgres.execute_in("postgres", &thawed).await?;
+    subject.comes_up().await
+}
+
+async fn missing(sandbox: &Sandbox) -> Result<()> {
+    let subject = Refused::new(sandbox, "missing").await?;
+    let role = &subject.database.name;
+    let later = format!("{role}_later");
+    let url = subject
+        .database
+        .url()
+        .replace(&format!("/{role}?"), &format!("/{later}?"));
+    subject
+        .is_held_back(&url, "DatabaseMissing", &[&later, role])
+        .await?;
+    let create = format!("CREATE DATABASE {later} OWNER {role}");
+    let postgres = &sandbox.harness().postgres;
+    postgres.execute_in("postgres", &create).await?;
+    subject.comes_up().await
+}
+
+async fn rights_missing(sandbox: &Sandbox) -> Result<()> {
+    let subject = Refused::new(sandbox, "rights").await?;
+    let guest = format!("{}_guest", subject.database.name);
+    let password = "password-of-a-guest-no-one-may-see";
+    // Before PostgreSQL 15 every role may create tables.
+    let prepare = format!(
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC; CREATE ROLE {guest} LOGIN PASSWORD '{password}'"
+    );
+    subject.execute(&prepare).await?;
+    sandbox.plant("password of the guest", password);
+    let url = support::url_of(&subject.database, &guest, password);
+    let words = ["GRANT CREATE ON SCHEMA public"];
+    subject
+        .is_held_back(&url, "DatabasePermissionDenied", &words)
+        .await?;
+    let grant = format!("GRANT USAGE, CREATE ON SCHEMA public TO {guest}");
+    subject.execute(&grant).await?;
+    subject.comes_up().await
+}
+
+async fn wrong_encoding(sandbox: &Sandbox) -> Result<()> {
+    let subject = Refused::new(sandbox, "encoding").await?;
+    let role = &subject.database.name;
+    let ascii = format!("{role}_ascii");
+    let create = format!(
+        "CREATE DATABASE {ascii} OWNER {role} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"
+    );
+    let postgres = &sandbox.harness().postgres;
+    postgres.execute_in("postgres", &create).await?;
+    let right = subject.database.url();
+    let url = right.replace(&format!("/{role}?"), &format!("/{ascii}?"));
+    subject
+        .is_held_back(&url, "DatabaseEncoding", &["SQL_ASCII", "UTF8"])
+        .await?;
+    subject.set_url(&right).await?;
+    subject.comes_up().await
+}
+
+/// A cluster whose database is refused, and then not any more. The Secret has the cluster's name.
+struct Refused<'sandbox> {
+    sandbox: &'sandbox Sandbox,
+    name: &'static str,
+    database: Database,
+}
+
+impl<'sandbox> Refused<'sandbox> {
+    /// Makes the database, and no cluster yet.
+    async fn new(sandbox: &'sandbox Sandbox, name: &'static str) -> Result<Self> {
+        let database = format!("{}_{name}", sandbox.database().name);
+        let postgres = &sandbox.harness().postgres;
+        let database = postgres.create_database(&database).await?;
+        sandbox.plant(&format!("password of {name}"), &database.password);
+        Ok(Self {
+            sandbox,
+            name,
+            database,
+        })
+    }
+
+    /// Runs statements in the database, as the server's administrator.
+    async fn execute(&self, statements: &str) -> Result<()> {
+        let postgres = &self.sandbox.harness().postgres;
+        postgres.execute_in(&self.database.name, statements).await
+    }
+
+    async fn set_url(&self, url: &str) -> Result<()> {
+        let data = [("PG_URL", url)];
+        self.sandbox.create_secret(self.name, &data).await
+    }
+
+    /// The cluster is made, refused for this reason with these words, and no pod comes.
+    async fn is_held_back(&self, url: &str, reason: &str, words: &[&str]) -> Result<()> {
+        let Self { sandbox, name, .. } = self;
+        self.set_url(url).await?;
+        let mut cluster = support::minimal(sandbox, 1);
+        cluster["metadata"]["name"] = json!(name);
+        cluster["spec"]["ingress"] = json!({"enabled": false});
+        cluster["spec"]["database"]["urlSecretRef"]["name"] = json!(name);
+        sandbox.apply_yaml(&cluster.to_string()).await?;
+        let reported = sandbox
+            .wait_condition(name, "DatabaseReady", "False", reason)
+            .await?;
+        support::says(&reported, words).with_context(|| reason.to_owned())?;
+        let selector = format!("bytebase.com/cluster={name}");
+        let pods = || sandbox.pods(&selector);
+        let what = format!("no pod of {name}");
+        wait::throughout(&what, support::PAUSE, pods, Vec::is_empty).await
+    }
+
+    /// The database has passed every check, and the replica is active.
+    async fn comes_up(&self) -> Result<()> {
+        let Self { sandbox, name, .. } = self;
+        let passed = "DatabaseChecksPassed";
+        sandbox
+            // A changed Secret is given two minutes to reach the pods.
+            .wait_condition_for(2 * PATIENCE, name, "DatabaseReady", "True", passed)
+            .await?;
+        sandbox
+            .wait_condition(name, "Ready", "True", "AllReplicasActive")
+            .await?;
+        Ok(())
+    }
 }
 
 async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
@@ -281,24 +417,6 @@ async fn held_since(sandbox: &Sandbox, words: &str) -> Result<()> {
     Ok(())
 }
 
-/// What hosted PostgreSQL does when its disk is full.
-async fn read_only(sandbox: Sandbox) -> Result<()> {
-    let postgres = &sandbox.harness().postgres;
-    let name = &sandbox.database().name;
-    let frozen = format!("ALTER DATABASE {name} SET default_transaction_read_only = on");
-    postgres.execute_in("postgres", &frozen).await?;
-    let url = sandbox.database().url();
-    support::start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
-    let reported = sandbox
-        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseReadOnly")
-        .await?;
-    support::says(&reported, &["default_transaction_read_only"])?;
-    support::no_pods(&sandbox).await?;
-    let thawed = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
-    postgres.execute_in("postgres", &thawed).await?;
-    support::well(&sandbox).await
-}
-
 /// Rights without which the next migration would fail: to create tables, and to change Bytebase's
 /// own.
 async fn rights_lost(sandbox: Sandbox) -> Result<()> {
@@ -377,86 +495,6 @@ async fn out_of_sight(sandbox: &Sandbox) -> Result<()> {
 async fn untouched(sandbox: &Sandbox, before: &Lives) -> Result<()> {
     let lives = || support::lives(sandbox);
     wait::throughout("the replicas", support::PAUSE, lives, |now| now == before).await
-}
-
-async fn missing(sandbox: Sandbox) -> Result<()> {
-    let database = sandbox.database();
-    let role = &database.name;
-    let later = format!("{role}_later");
-    let url = database
-        .url()
-        .replace(&format!("/{role}?"), &format!("/{later}?"));
-    support::start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
-    let reported = sandbox
-        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseMissing")
-        .await?;
-    support::says(&reported, &[&later, role])?;
-    support::no_pods(&sandbox).await?;
-    let create = format!("CREATE DATABASE {later} OWNER {role}");
-    sandbox
-        .harness()
-        .postgres
-        .execute_in("postgres", &create)
-        .await?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    Ok(())
-}
-
-async fn rights_missing(sandbox: Sandbox) -> Result<()> {
-    let postgres = &sandbox.harness().postgres;
-    let database = sandbox.database();
-    let name = &database.name;
-    let guest = format!("{name}_guest");
-    let password = "password-of-a-guest-no-one-may-see";
-    // Before PostgreSQL 15 every role may create tables.
-    let prepare = format!(
-        "REVOKE CREATE ON SCHEMA public FROM PUBLIC; CREATE ROLE {guest} LOGIN PASSWORD '{password}'"
-    );
-    postgres.execute_in(name, &prepare).await?;
-    sandbox.plant("password of the guest", password);
-    let url = support::url_of(&sandbox, &guest, password);
-    support::start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
-    let reported = sandbox
-        .wait_condition(NAME, "DatabaseReady", "False", "DatabasePermissionDenied")
-        .await?;
-    support::says(&reported, &["GRANT CREATE ON SCHEMA public"])?;
-    support::no_pods(&sandbox).await?;
-    let grant = format!("GRANT USAGE, CREATE ON SCHEMA public TO {guest}");
-    postgres.execute_in(name, &grant).await?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    Ok(())
-}
-
-async fn wrong_encoding(sandbox: Sandbox) -> Result<()> {
-    let database = sandbox.database();
-    let role = &database.name;
-    let ascii = format!("{role}_ascii");
-    let create = format!(
-        "CREATE DATABASE {ascii} OWNER {role} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"
-    );
-    sandbox
-        .harness()
-        .postgres
-        .execute_in("postgres", &create)
-        .await?;
-    let url = database
-        .url()
-        .replace(&format!("/{role}?"), &format!("/{ascii}?"));
-    support::start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
-    let reported = sandbox
-        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseEncoding")
-        .await?;
-    support::says(&reported, &["SQL_ASCII", "UTF8"])?;
-    support::no_pods(&sandbox).await?;
-    support::set_url(&sandbox, &database.url()).await?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    Ok(())
 }
 
 /// Another Bytebase on the same database, which belongs to no `BytebaseCluster`.

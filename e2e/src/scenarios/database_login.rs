@@ -484,7 +484,7 @@ async fn monitor_role(sandbox: Sandbox) -> Result<()> {
         format!("CREATE SCHEMA bb AUTHORIZATION {name}; ALTER ROLE {name} SET search_path = bb");
     postgres.execute_in(name, &elsewhere).await?;
     sandbox.plant("password of the monitor", password);
-    let url = support::url_of(&sandbox, &monitor, password);
+    let url = support::url_of(sandbox.database(), &monitor, password);
     sandbox
         .create_secret("monitor", &[("PG_URL", &url)])
         .await?;

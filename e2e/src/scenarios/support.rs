@@ -1,6 +1,7 @@
 //! The words that scenarios of the product share: a BytebaseCluster to start from, and what is
 //! read again and again.
 
+use crate::postgres::Database;
 use crate::scenario::license::License;
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
 use crate::wait;
@@ -518,9 +519,8 @@ pub async fn no_pods(sandbox: &Sandbox) -> Result<()> {
     wait::throughout("no pod", PAUSE, || pods(sandbox), Vec::is_empty).await
 }
 
-/// PG_URL of another role to the sandbox's database.
-pub fn url_of(sandbox: &Sandbox, role: &str, password: &str) -> String {
-    let database = sandbox.database();
+/// PG_URL of another role to this database.
+pub fn url_of(database: &Database, role: &str, password: &str) -> String {
     format!(
         "postgres://{role}:{password}@{}:{}/{}?sslmode=disable",
         database.host(),
