@@ -932,6 +932,28 @@ fn every_problem_is_reported_at_once() {
     assert!(fields.len() >= 8, "{fields:?}");
 }
 
+/// That the spec is valid, and remarked on with these words, or not at all.
+fn assert_remarked(spec: &Value, remark: Option<&str>) {
+    let validation = validation(spec);
+    assert!(
+        validation.cluster.is_some() && validation.problems.is_empty(),
+        "{spec}: {:?}",
+        validation.problems
+    );
+    match remark {
+        Some(words) => {
+            let mut warnings = validation.warnings.iter();
+            let is_remarked = warnings.any(|warning| warning.contains(words));
+            assert!(is_remarked, "{spec}: {:?}", validation.warnings);
+        }
+        None => assert!(
+            validation.warnings.is_empty(),
+            "{spec}: {:?}",
+            validation.warnings
+        ),
+    }
+}
+
 #[test]
 fn valid_specs_are_valid_and_remarks_are_reported() {
     for (spec, remark) in [
@@ -1007,7 +1029,21 @@ fn valid_specs_are_valid_and_remarks_are_reported() {
             Some("terminationGraceSeconds: is 9"),
         ),
         (json!({"rollout": {"terminationGraceSeconds": 10}}), None),
-        // As long as the queue may not be held, or shorter.
+        (
+            json!({
+                "podLabels": {"app.kubernetes.io/part-of": "platform", "notbytebase.com/a": "b"},
+                "podAnnotations": {"app.kubernetes.io/name": "any"},
+            }),
+            None,
+        ),
+    ] {
+        assert_remarked(&spec, remark);
+    }
+}
+
+#[test]
+fn a_drain_that_may_end_before_the_queue_is_held_is_remarked_on() {
+    for (spec, remark) in [
         (
             json!({"rollout": {"holdLimitSeconds": 3000}}),
             Some("drainTimeoutSeconds: is 3600, less than twice holdLimitSeconds (3000)"),
@@ -1025,32 +1061,8 @@ fn valid_specs_are_valid_and_remarks_are_reported() {
             json!({"rollout": {"drain": "Disabled", "drainTimeoutSeconds": 1}}),
             None,
         ),
-        (
-            json!({
-                "podLabels": {"app.kubernetes.io/part-of": "platform", "notbytebase.com/a": "b"},
-                "podAnnotations": {"app.kubernetes.io/name": "any"},
-            }),
-            None,
-        ),
     ] {
-        let validation = validation(&spec);
-        assert!(
-            validation.cluster.is_some() && validation.problems.is_empty(),
-            "{spec}: {:?}",
-            validation.problems
-        );
-        match remark {
-            Some(words) => {
-                let mut warnings = validation.warnings.iter();
-                let is_remarked = warnings.any(|warning| warning.contains(words));
-                assert!(is_remarked, "{spec}: {:?}", validation.warnings);
-            }
-            None => assert!(
-                validation.warnings.is_empty(),
-                "{spec}: {:?}",
-                validation.warnings
-            ),
-        }
+        assert_remarked(&spec, remark);
     }
 }
 

@@ -462,6 +462,7 @@ fn judge_facts(
         unread_since: None,
         schema_before: went_back.map(|(before, _)| before.to_string()),
         changed_login: None,
+        ca_expiration_time: None,
     };
     let verdict = |allows, ok, reason, message: String| DatabaseVerdict {
         allows,

@@ -794,10 +794,11 @@ impl Prober {
         begun: &mut Begun,
     ) -> Result<OpenSession, ProbeFailure> {
         let openings = self.openings.clone();
-        let work = async {
+        // Boxed, so that only one that logs in holds the room for it.
+        let work = Box::pin(async {
             *begun = self.begin(shared);
             self.open().await
-        };
+        });
         openings.take_turn(work).await
     }
 

@@ -218,8 +218,8 @@ impl Stored {
                 refused(409)
             }
             ("PATCH", Some(mut before)) if is_status => match status_patch(&body) {
-                Some(patch) if patch.fits(&before) => {
-                    before["status"] = patch.status.clone();
+                Some(written) if written.fits(&before) => {
+                    before["status"] = written.status.clone();
                     (200, self.put(place, before))
                 }
                 Some(_) => refused(422),
