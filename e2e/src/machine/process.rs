@@ -119,12 +119,28 @@ impl ProcessId {
     pub fn signal_tree(&self, signal: Signal) -> Result<()> {
         self.signal(signal)?;
         for pid in self.tree()?.into_iter().skip(1) {
-            match send(pid, signal) {
-                Err(_) if read_stat(pid).is_err() => {} // it has ended in the meantime
-                sent => sent?,
-            }
+            send_unless_ended(pid, signal)?;
         }
         Ok(())
+    }
+
+    /// Kills it and everything it started. All of it is frozen first: a process whose parent has
+    /// been killed is no longer found, and one that hears of that would end in its own way.
+    pub fn kill_tree(&self) -> Result<()> {
+        self.signal_tree(Signal::STOP)?;
+        // Children first: the number of a child is given to no other process while its parent is
+        // there and asks for nothing.
+        for pid in self.tree()?.into_iter().rev() {
+            send_unless_ended(pid, Signal::KILL)?;
+        }
+        Ok(())
+    }
+}
+
+fn send_unless_ended(pid: i32, signal: Signal) -> Result<()> {
+    match send(pid, signal) {
+        Err(_) if read_stat(pid).is_err() => Ok(()),
+        sent => sent,
     }
 }
 
@@ -210,9 +226,14 @@ mod tests {
             assert_eq!(read_stat(pid)?.state, 'T');
         }
         process.signal_tree(Signal::CONT)?;
-        process.signal_tree(Signal::KILL)?;
+        process.kill_tree()?;
         shell.wait()?;
         assert!(!process.runs());
+        let runs = |pid: i32| read_stat(pid).is_ok_and(|stat| stat.state != 'Z');
+        while tree.iter().any(|pid| runs(*pid)) && start.elapsed() < Duration::from_secs(10) {
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert!(!tree.iter().any(|pid| runs(*pid)));
         process.end(Signal::TERM, Duration::ZERO).await
     }
 }

@@ -5,9 +5,10 @@ use crate::machine::process::ProcessId;
 use crate::postgres::{Database, Server};
 use crate::session::state::{CompanionRecord, State, write_private};
 use crate::wait;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::Connection as _;
+use sqlx::postgres::{PgConnection, PgPoolOptions};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,11 +42,16 @@ impl fmt::Display for PoolMode {
 impl Server {
     /// Starts a hot standby that follows this server; returns its port, at the same addresses.
     pub async fn start_standby(&self, owner: &str) -> Result<u16> {
+        self.start_standby_of(self.port(), owner).await
+    }
+
+    /// The same of the server at this port, which may be a standby that has been promoted.
+    pub async fn start_standby_of(&self, primary: u16, owner: &str) -> Result<u16> {
         let port = ports::free();
         let folder = self.companion_folder(owner, port).await?;
         let data = folder.join("data");
         let path = data.display().to_string();
-        let own = self.port().to_string();
+        let primary = primary.to_string();
         let pid_file = data.join("postmaster.pid");
         self.note(owner, &folder, &pid_file, None)?;
         self.program(
@@ -55,7 +61,7 @@ impl Server {
                 &path,
                 "--host=127.0.0.1",
                 "--port",
-                &own,
+                &primary,
                 "--username",
                 USER,
                 "--checkpoint=fast",
@@ -68,10 +74,12 @@ impl Server {
         .run()
         .await?;
         // The copy came with the configuration of the original; of two lines for a setting the last
-        // counts.
+        // counts. What it shares with its sessions lies in its folder, so that nothing of one that
+        // is killed is left.
         let configuration = data.join("postgresql.auto.conf");
         let text = fs::read_to_string(&configuration)?;
-        fs::write(&configuration, format!("{text}port = {port}\n"))?;
+        let own = format!("{text}port = {port}\ndynamic_shared_memory_type = mmap\n");
+        fs::write(&configuration, own)?;
         let log = folder.join("log").display().to_string();
         self.program(
             "pg_ctl",
@@ -86,6 +94,28 @@ impl Server {
             Some(ProcessId::from_file(&pid_file)?),
         )?;
         Ok(port)
+    }
+
+    /// Has a standby go on as a primary; returns once it takes writes.
+    pub async fn promote(&self, standby: u16) -> Result<()> {
+        let options = self.admin().connect_options().as_ref().clone();
+        let mut session = PgConnection::connect_with(&options.port(standby)).await?;
+        let is_promoted: bool = sqlx::query_scalar("SELECT pg_promote()")
+            .fetch_one(&mut session)
+            .await?;
+        session.close().await?;
+        ensure!(is_promoted, "the standby at port {standby} still follows");
+        Ok(())
+    }
+
+    /// Kills what this owner has at this port, with all its sessions at once, as where its machine
+    /// is lost.
+    pub fn kill_companion(&self, owner: &str, port: u16) -> Result<()> {
+        let folder = self.companion_path(owner, port);
+        let companions = self.state().record()?.companions;
+        let companion = companions.iter().find(|other| other.folder == folder);
+        let process = companion.and_then(|companion| companion.process.as_ref());
+        process.context("it was not started")?.kill_tree()
     }
 
     /// Starts PgBouncer before this server, for one database's owner; returns its port at the
@@ -157,11 +187,13 @@ impl Server {
         remove(self.state(), |companion| companion.owner == owner).await
     }
 
+    fn companion_path(&self, owner: &str, port: u16) -> PathBuf {
+        let name = format!("{owner}-{port}");
+        self.folder().join("companions").join(name)
+    }
+
     async fn companion_folder(&self, owner: &str, port: u16) -> Result<PathBuf> {
-        let folder = self
-            .folder()
-            .join("companions")
-            .join(format!("{owner}-{port}"));
+        let folder = self.companion_path(owner, port);
         fs::create_dir_all(&folder)?;
         self.give_to_user(&folder).await?;
         Ok(folder)

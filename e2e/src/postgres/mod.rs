@@ -74,6 +74,11 @@ impl Database {
             .replace(&format!("@{}:", self.host), "@127.0.0.1:")
     }
 
+    /// The connection string for this machine to the copy of it that the server at this port has.
+    pub fn local_url_at(&self, port: u16) -> String {
+        self.url_at(&format!("127.0.0.1:{port}"), "sslmode=disable")
+    }
+
     /// Address of the server for pods.
     pub fn host(&self) -> &str {
         &self.host
@@ -582,6 +587,7 @@ mod tests {
             sample().local_url(),
             "postgres://scale_up:secret@127.0.0.1:5433/scale_up?sslmode=disable"
         );
+        assert_eq!(sample().local_url_at(5433), sample().local_url());
     }
 
     #[test]
