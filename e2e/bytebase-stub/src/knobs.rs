@@ -44,6 +44,9 @@ pub struct Knobs {
     pub token_life: Duration,
     /// Mebibytes of log that follow the start: the kubelet throws the head of a long log away.
     pub log_mebibytes: u64,
+    /// Mebibytes of memory that are taken after the start: where they are more than the limit of
+    /// the container, the kernel kills it.
+    pub memory_mebibytes: u64,
     /// The version that does not start, whoever plays it.
     pub failing_version: Option<Version>,
 }
@@ -100,6 +103,7 @@ impl Knobs {
             restriction_grace: seconds("BYTEBASE_STUB_RESTRICTION_GRACE_SECONDS", 600)?,
             token_life: seconds("BYTEBASE_STUB_TOKEN_SECONDS", 3600)?,
             log_mebibytes: seconds("BYTEBASE_STUB_LOG_MIB", 0)?.as_secs(),
+            memory_mebibytes: seconds("BYTEBASE_STUB_MEMORY_MIB", 0)?.as_secs(),
             failing_version: env("BYTEBASE_STUB_FAILING_VERSION")
                 .map(|text| text.trim().parse())
                 .transpose()?,

@@ -142,6 +142,7 @@ pub async fn start(flags: &Flags, env: Environment<'_>) -> Result<Server, StartE
         app.knobs.version,
         flags.port
     );
+    fill_memory(app.knobs.memory_mebibytes);
     let log_mebibytes = app.knobs.log_mebibytes;
     tasks.spawn(http::serve(listener, Arc::new(app)));
     fill_log(log_mebibytes);
@@ -164,6 +165,13 @@ fn fill_log(mebibytes: u64) {
     let line = "x".repeat(1000);
     for _ in 0..mebibytes * 1024 {
         tracing::info!("{line}");
+    }
+}
+
+/// Takes so much memory, and keeps it.
+fn fill_memory(mebibytes: u64) {
+    for _ in 0..mebibytes {
+        let _kept: &mut [u8] = std::hint::black_box(vec![1_u8; 1 << 20].leak());
     }
 }
 

@@ -8,7 +8,10 @@ mod database_content;
 mod database_login;
 mod database_server;
 pub(crate) mod drains;
+mod failing_pods;
+mod failover;
 mod harness;
+mod held_back;
 mod install;
 mod licensing;
 mod objects;
@@ -41,7 +44,10 @@ pub fn all() -> Vec<Scenario> {
         database_login::SCENARIOS,
         database_server::SCENARIOS,
         drains::SCENARIOS,
+        failing_pods::SCENARIOS,
+        failover::SCENARIOS,
         harness::SCENARIOS,
+        held_back::SCENARIOS,
         install::SCENARIOS,
         licensing::SCENARIOS,
         objects::SCENARIOS,
