@@ -108,7 +108,7 @@ pub const SCENARIOS: &[Scenario] = &[
     .takes(150),
     Scenario::new(
         "service-before-admin",
-        "A Service of type NodePort is made only after the operator has signed up as the first admin.",
+        "A Service of type NodePort or LoadBalancer is made only after the operator has signed up as the first admin.",
         |sandbox| Box::pin(service_before_admin(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
@@ -760,19 +760,29 @@ async fn service_before_admin(sandbox: Sandbox) -> Result<()> {
         let service = sandbox.api::<Service>().get(NAME).await?;
         Ok(service.spec.and_then(|spec| spec.type_))
     };
-    let inside = |type_: &Option<String>| type_.as_deref() == Some("ClusterIP");
-    wait::until("the Service", PATIENCE, type_, inside).await?;
-    wait::throughout("no way in", PAUSE, type_, inside).await?;
+    let is = |wanted: &'static str| move |type_: &Option<String>| type_.as_deref() == Some(wanted);
+    wait::until("the Service", PATIENCE, type_, is("ClusterIP")).await?;
+    wait::throughout("no way in", PAUSE, type_, is("ClusterIP")).await?;
+    support::patch_spec(&sandbox, json!({"service": {"type": "LoadBalancer"}})).await?;
+    sandbox
+        .wait_condition(NAME, "Exposed", "False", "AwaitingFirstAdmin")
+        .await?;
+    wait::throughout("no way in", PAUSE, type_, is("ClusterIP")).await?;
     let name = &sandbox.database().name;
     postgres.execute_in(name, "DROP TABLE invoices").await?;
-    let outside = |type_: &Option<String>| type_.as_deref() == Some("NodePort");
-    wait::until("a way in", PATIENCE, type_, outside).await?;
+    wait::until("a way in", PATIENCE, type_, is("LoadBalancer")).await?;
     let pool = sandbox.sql().await?;
     let admins: i64 = sqlx::query_scalar("SELECT count(*) FROM workspace")
         .fetch_one(&pool)
         .await?;
     pool.close().await;
     ensure!(admins == 1, "let in before the first sign-up");
+    // Nothing makes a load balancer here.
+    sandbox
+        .wait_condition(NAME, "Exposed", "Unknown", "ServicePending")
+        .await?;
+    support::patch_spec(&sandbox, json!({"service": {"type": "NodePort"}})).await?;
+    wait::until("another way in", PATIENCE, type_, is("NodePort")).await?;
     Ok(())
 }
 
