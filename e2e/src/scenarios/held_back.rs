@@ -153,9 +153,8 @@ async fn evict(sandbox: &Sandbox, pod: &Pod) -> Result<u32> {
     let mut refusals = 0;
     loop {
         let create = ["create", "--raw", &path, "-f", "-"];
-        let error = match kubectl.feed(&create, &eviction).await {
-            Ok(_) => return Ok(refusals),
-            Err(error) => error,
+        let Err(error) = kubectl.feed(&create, &eviction).await else {
+            return Ok(refusals);
         };
         let is_refused = error.to_string().to_lowercase().contains("disruption");
         ensure!(
