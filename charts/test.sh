@@ -228,7 +228,8 @@ has PrometheusRule bytebase-operator 'summary: Bytebase {{ $labels.namespace }}/
 begin 'alerts for several Kubernetes clusters'
 render --set 'metrics.prometheusRule.enabled=true,metrics.prometheusRule.aggregationLabels={region,cluster}'
 has PrometheusRule bytebase-operator 'sum by (region, cluster, namespace, service) (bytebase_operator_leader) == 0'
-groupings() { object PrometheusRule | grep -o 'by ([^)]*)' > "$work/groupings" && ! grep -v '^by (region, cluster, namespace' "$work/groupings"; }
+has PrometheusRule bytebase-operator 'and on (region, cluster) max by (region, cluster) (bytebase_operator_leader) == 1'
+groupings() { object PrometheusRule | grep -oE '(by|on) \([^)]*\)|max\(' > "$work/groupings" && ! grep -vE '^(by|on) \(region, cluster[,)]' "$work/groupings"; }
 check 'a rule does not group by these labels' groupings
 
 begin 'network policy'

@@ -132,7 +132,7 @@ async fn standby(sandbox: Sandbox) -> Result<()> {
 }
 
 /// The name in PG_URL leads to a standby, and then to the primary, while the operator has a session
-/// open where it led before. It is without its namespace, which is not the operator's.
+/// open where it led before.
 async fn moved_name(sandbox: Sandbox) -> Result<()> {
     let standby = sandbox
         .harness()

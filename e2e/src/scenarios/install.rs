@@ -1,6 +1,7 @@
 //! The three ways to install the operator. They concern the whole Kubernetes cluster, so they run
 //! alone, and leave the custom resource definition as the harness applied it.
 
+use super::database_server::lead;
 use super::support::{self, Lives, NAME};
 use crate::images::{LATER_TAG, OPERATOR_REPOSITORY, TAG};
 use crate::machine::tools::repository;
@@ -326,9 +327,17 @@ async fn plain_crds_scenario(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A cluster in the scenario's own namespace, which no value of the chart names.
+/// A cluster in the scenario's own namespace, which no value of the chart names. Its database is
+/// named by a Service of that namespace, which is not the operator's.
 async fn cluster_becomes_ready(sandbox: &Sandbox) -> Result<()> {
     support::secrets(sandbox).await?;
+    let database = sandbox.database();
+    lead("postgres", sandbox, database.port()).await?;
+    support::set_url(
+        sandbox,
+        &database.url_at("postgres:5432", "sslmode=disable"),
+    )
+    .await?;
     sandbox
         .apply_yaml(&support::minimal(sandbox, 1).to_string())
         .await?;

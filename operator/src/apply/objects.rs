@@ -77,14 +77,18 @@ pub fn stands(desired: &DesiredObject, live: &DynamicObject) -> bool {
     is_current(live, &with_hash(desired))
 }
 
-/// Whether this is a StatefulSet that makes and replaces its pods as it is wanted, whatever its
-/// size, its labels and its annotations are.
+/// Whether this is a StatefulSet that makes and replaces its pods as it is wanted, and no fewer of
+/// them, whatever its labels and its annotations are. Of a smaller one it was decided that all of
+/// its pods carry the load.
 pub fn makes_wanted_pods(desired: &DesiredObject, live: &DynamicObject) -> bool {
     let mut spec = desired.value["spec"].clone();
     if let Some(spec) = spec.as_object_mut() {
         spec.retain(|field, _| !["replicas", "ordinals"].contains(&field.as_str()));
     }
-    desired.kind == Kind::StatefulSet && contains(&live.data["spec"], &spec)
+    let size = |spec: &Value| spec["replicas"].as_i64().unwrap_or(1);
+    desired.kind == Kind::StatefulSet
+        && size(&live.data["spec"]) >= size(&desired.value["spec"])
+        && contains(&live.data["spec"], &spec)
 }
 
 /// The desired object with the hash of itself.
@@ -169,8 +173,9 @@ impl Objects<'_> {
         let mut value = value;
         // A precondition: never the successor of the object that was read.
         value["metadata"]["uid"] = json!(live.uid());
-        if desired.kind == Kind::StatefulSet {
-            // Another one: its size and its template were decided on this very version.
+        if matches!(desired.kind, Kind::StatefulSet | Kind::Ingress) {
+            // Another one: the size and the template of the one, and the paths of the other that
+            // are a third party's, were taken from this very version.
             value["metadata"]["resourceVersion"] = json!(live.resource_version());
         }
         if desired.kind == Kind::Ingress {
@@ -547,6 +552,21 @@ mod tests {
                 "metadata": {"name": "demo", "namespace": "team"},
                 "spec": {"ports": [{"port": 80}]},
             }),
+        }
+    }
+
+    #[test]
+    fn a_statefulset_of_fewer_pods_does_not_make_the_wanted_ones() {
+        let spec = |replicas| json!({"replicas": replicas, "template": {"spec": {}}});
+        let desired = DesiredObject {
+            kind: Kind::StatefulSet,
+            value: json!({"spec": spec(3)}),
+            ..desired()
+        };
+        for (replicas, expected) in [(3, true), (4, true), (1, false)] {
+            let live = serde_json::from_value(json!({"metadata": {}, "spec": spec(replicas)}));
+            let live = live.unwrap();
+            assert_eq!(makes_wanted_pods(&desired, &live), expected, "{live:?}");
         }
     }
 

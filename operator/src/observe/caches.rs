@@ -17,6 +17,7 @@ use kube::runtime::watcher;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -294,10 +295,12 @@ impl<K: Cached, S: Storage<K>> Cache<K, S> {
     /// everything again. True if that is news.
     pub fn lost(&self, namespace: Option<&str>, refusal: Option<u16>) -> bool {
         let mut waiting = self.waiting.lock();
-        let before = waiting.get(&namespace.map(str::to_owned)).copied();
-        let lacking = before.unwrap_or_default().failed(refusal);
-        waiting.insert(namespace.map(str::to_owned), lacking);
-        before.is_none()
+        let Entry::Vacant(place) = waiting.entry(namespace.map(str::to_owned)) else {
+            // What keeps it away is known already.
+            return false;
+        };
+        place.insert(Lacking::default().failed(refusal));
+        true
     }
 
     /// A watch has brought a listing. True if it was waited for.

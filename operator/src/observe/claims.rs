@@ -280,15 +280,23 @@ fn mark_of_endpoint(endpoint: &str, key: &Key) -> Mark {
 }
 
 /// Whether a host leads to one place from all namespaces: an address, unless that is the pod's own,
-/// or a name that is whole. One of two parts may be a Service and its namespace, and a pod and its
-/// Service, which is another one in each namespace; Kubernetes completes no name of three parts
-/// with the namespace of the pod that asks.
+/// or a name that is whole. One of two parts is a Service and its namespace, unless it begins as the
+/// pod of a StatefulSet does: then it may be a pod and its Service, which is another one in each
+/// namespace. Kubernetes completes no name of three parts with the namespace of the pod that asks.
 fn is_the_same_everywhere(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     match bare.parse::<IpAddr>() {
         Ok(address) => !is_of_each_machine(address),
-        Err(_) => host.ends_with('.') || host.matches('.').count() >= 2,
+        Err(_) => match host.split_once('.') {
+            Some((first, rest)) => rest.is_empty() || rest.contains('.') || !has_ordinal(first),
+            None => false,
+        },
     }
+}
+
+fn has_ordinal(name: &str) -> bool {
+    let ordinal = name.rsplit_once('-').map(|(_, ordinal)| ordinal);
+    ordinal.is_some_and(|ordinal| ordinal.parse::<u32>().is_ok())
 }
 
 // === impl Claim ===
@@ -974,6 +982,8 @@ mod tests {
     fn a_whole_name_an_address_and_a_cloud_sql_instance_are_the_same_in_every_namespace() {
         for endpoint in [
             "db.example.com:5432/d",
+            "postgres.data:5432/d",
+            "cluster-rw.data:5432/d",
             "postgres.data.svc:5432/d",
             "pg-0.pg.data:5432/d",
             "postgres.:5432/d",

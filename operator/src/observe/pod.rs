@@ -449,6 +449,9 @@ fn container_trouble(pod: &str, container: &ContainerStatus) -> Option<PodTroubl
             _ if is_bytebase => format!(
                 "Bytebase keeps ending soon after its start (kubectl logs {pod} --previous shows why; it ends with code 0 even then)"
             ),
+            Some((_, code)) if name == INSTALLER => format!(
+                "container {name} keeps ending with code {code}: the drain hook cannot be brought into the pod, or cannot be started there, as on a node that mounts the kubelet's directory with noexec (kubectl logs {pod} --container {name} --previous shows why; with spec.rollout.drain: Disabled the pod needs none)"
+            ),
             Some((_, code)) => format!(
                 "container {name} keeps ending with code {code} (kubectl logs {pod} --container {name} --previous shows why)"
             ),

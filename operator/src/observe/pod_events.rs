@@ -243,10 +243,11 @@ fn without_ids(message: &str) -> String {
     let message = message
         .strip_prefix("(combined from similar events): ")
         .unwrap_or(message);
-    let words = message.split_inclusive(|c: char| !c.is_ascii_hexdigit());
+    let is_of_id = |c: char| c.is_ascii_hexdigit() || c == '-';
+    let words = message.split_inclusive(|c: char| !is_of_id(c));
     let words = words.map(|word| {
-        let id = word.trim_end_matches(|c: char| !c.is_ascii_hexdigit());
-        match id.len() {
+        let id = word.trim_end_matches(|c: char| !is_of_id(c));
+        match id.chars().filter(char::is_ascii_hexdigit).count() {
             SHORTEST_ID.. => format!("***{}", &word[id.len()..]),
             _ => word.to_owned(),
         }
@@ -254,7 +255,7 @@ fn without_ids(message: &str) -> String {
     words.collect()
 }
 
-/// So many hexadecimal digits in a row are an id.
+/// So many hexadecimal digits in a row, with hyphens or without, are an id.
 const SHORTEST_ID: usize = 32;
 
 /// When what an event reports happened first and last.
@@ -404,7 +405,7 @@ mod tests {
     #[test]
     fn a_sandbox_that_cannot_be_made_is_said_in_the_same_words_at_every_try() {
         let mut events = PodEvents::default();
-        let expected = "Failed to create pod sandbox: failed to setup network for sandbox \"***\": plugin type=\"aws-cni\" failed (add): failed to assign an IP address to container";
+        let expected = "Failed to create pod sandbox: failed to setup network for sandbox \"***\" in \"/var/run/netns/NAMESPACE\": plugin type=\"aws-cni\" failed (add): failed to assign an IP address to container";
         for (name, digit, combined) in [
             ("a", "0", ""),
             ("b", "f", ""),
@@ -414,14 +415,17 @@ mod tests {
             failed.metadata.name = Some(name.to_owned());
             failed.involved_object.name = Some("demo-1".to_owned());
             failed.involved_object.uid = Some("pod".to_owned());
-            let message = expected.replace("***", &digit.repeat(64));
+            let namespace = [8, 4, 4, 4, 12].map(|digits| digit.repeat(digits));
+            let message = expected
+                .replace("***", &digit.repeat(64))
+                .replace("NAMESPACE", &namespace.join("-"));
             failed.message = Some(format!("{combined}{message}"));
             events.put(&failed, now());
         }
         let found = events.unprepared("team", "demo", "pod");
         assert_eq!(found.len(), 3);
         for (_, message) in found {
-            assert_eq!(message, expected);
+            assert_eq!(message, expected.replace("NAMESPACE", "***"));
         }
     }
 

@@ -38,8 +38,9 @@ pub(super) async fn commit(
         writer.leadership.check()?;
         let refused = match write(client, cluster, base.as_deref(), &status).await {
             Ok(after) => break after,
-            Err(kube::Error::Api(refused)) if refused.code == NOT_FOUND => return Err(Error::Gone),
-            Err(kube::Error::Api(refused)) if refused.code == INVALID => refused,
+            Err(kube::Error::Api(refused)) if [NOT_FOUND, INVALID].contains(&refused.code) => {
+                refused
+            }
             Err(error) => return Err(Error::Status(error)),
         };
         let live = Live::read(client, cluster).await.map_err(Error::Status)?;

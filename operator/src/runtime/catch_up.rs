@@ -121,7 +121,10 @@ impl Followed {
 
     async fn shows_what_is_stored(&self, permits: &Semaphore) -> bool {
         for _ in 0..TRIES {
-            let listed = timeout(LISTED_WITHIN, self.list(permits)).await;
+            // It is never closed. The wait for it is no fault of this listing.
+            let permit = permits.acquire().await;
+            let listed = timeout(LISTED_WITHIN, self.list()).await;
+            drop(permit);
             match listed.unwrap_or_else(|late| Err(kube::Error::Service(late.into()))) {
                 Ok(listing) => {
                     if self.comes_to_show(&listing).await {
@@ -143,9 +146,7 @@ impl Followed {
     }
 
     /// The versions of what is stored at this moment, and not in a cache of the API server.
-    async fn list(&self, permits: &Semaphore) -> Result<Listing, kube::Error> {
-        // It is never closed.
-        let _permit = permits.acquire().await;
+    async fn list(&self) -> Result<Listing, kube::Error> {
         let path = DynamicObject::url_path(&resource(self.kind), self.namespace.as_deref());
         let request = Request::new(path);
         let mut listing = Listing::default();

@@ -473,6 +473,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
     fn begin_again(&mut self, missing: Missing) {
         self.seen.clear();
         self.failing = None;
+        self.is_refused = false;
         let namespace = self.namespace.as_deref();
         // Without a word to anything that would follow from their deletion: nothing is remembered
         // of them yet.

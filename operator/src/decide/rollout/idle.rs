@@ -49,6 +49,9 @@ pub fn idle_replica(
     let state = match candidate.running_tasks {
         Some(0) => return None,
         Some(_) if whole_drain.is_none() && is_behind() => return None,
+        Some(tasks) if !candidate.pod.ready => {
+            format!("{name} comes first, since it is not Ready. It runs tasks ({tasks}) and")
+        }
         Some(tasks) => {
             format!("all that are to be replaced run tasks. {name} runs the fewest ({tasks}) and")
         }
@@ -209,6 +212,11 @@ pub fn busy_since(
             };
             return health.replicas.iter().find(is_busy).and_then(|_| known());
         }
+        // Once the others are well its time goes on.
+        Step::Stalled {
+            waits_for: RolloutWait::OtherReplicas,
+            ..
+        } => return known(),
         Step::Done | Step::Stalled { .. } => return None,
     };
     match wait.for_ {

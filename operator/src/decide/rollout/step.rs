@@ -351,8 +351,10 @@ pub fn others_step(
     let since = well_since.map_or(since, |well_since| well_since.max(since));
     let deadline = since.saturating_add(timeout).unwrap_or(Timestamp::MAX);
     let pod = &first.pod.name;
-    // What holds every step is to blame as long as it does.
-    if now >= deadline && database.allows > Allows::Wait {
+    // Of two waits the one that ends by itself is waited for. What holds every step is to blame as
+    // long as it does.
+    let ends_by_itself = sooner.is_some_and(|moment| moment > now);
+    if !ends_by_itself && now >= deadline && database.allows > Allows::Wait {
         let seconds = timeout.as_secs();
         let list = weak.iter();
         let list = list.map(|replica| format!("{}: {}", replica.pod.name, describe(replica)));

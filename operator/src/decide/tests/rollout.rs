@@ -951,6 +951,14 @@ fn a_rollout_that_can_spare_no_replica_stalls_by_the_clock_of_status() {
     ] {
         assert!(message.contains(words), "{message}");
     }
+    // What the next one had of its time goes on, whoever is well first.
+    let busy_since = after(SignedDuration::from_secs(-100));
+    let mut busy = seen.clone();
+    let before = busy.remembered.rollout.as_mut().unwrap();
+    before.busy_since = Some(busy_since);
+    assert!(stalled(&busy));
+    let rollout = plan(&spec, &busy).report.rollout.unwrap();
+    assert_eq!(rollout.busy_since, Some(Time(busy_since)));
     // The database is to blame for as long as it is away, and none can be well at once after that.
     let mut away = seen.clone();
     away.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
