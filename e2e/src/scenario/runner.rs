@@ -198,8 +198,8 @@ async fn check_leaks(sandbox: &Sandbox) -> Result<()> {
 }
 
 /// Removes what a scenario has made. The operator goes with its namespace, which has all of it, but
-/// for its rights in another one that it watches; only a cluster that is kept must not keep anything
-/// else.
+/// for its rights in another one that it watches; only a cluster that is kept must not keep
+/// anything else.
 async fn remove(sandbox: &Sandbox, keep: bool) -> Result<()> {
     let harness = sandbox.harness();
     let (namespace, postgres) = (sandbox.namespace(), &harness.postgres);

@@ -280,9 +280,10 @@ fn mark_of_endpoint(endpoint: &str, key: &Key) -> Mark {
 }
 
 /// Whether a host leads to one place from all namespaces: an address, unless that is the pod's own,
-/// or a name that is whole. One of two parts is a Service and its namespace, unless it begins as the
-/// pod of a StatefulSet does: then it may be a pod and its Service, which is another one in each
-/// namespace. Kubernetes completes no name of three parts with the namespace of the pod that asks.
+/// or a name that is whole. One of two parts is a Service and its namespace, unless it begins as
+/// the pod of a StatefulSet does: then it may be a pod and its Service, which is another one in
+/// each namespace. Kubernetes completes no name of three parts with the namespace of the pod that
+/// asks.
 fn is_the_same_everywhere(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     match bare.parse::<IpAddr>() {

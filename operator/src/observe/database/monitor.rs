@@ -61,10 +61,10 @@ impl Watched {
         &self.shown_role
     }
 
-    /// Why what was read says nothing of Bytebase's database, and what to do: the login leads to another place than
-    /// `PG_URL` does, or to one that `PG_URL` need not share the faults of. `database`: where the
-    /// login leads to; `knows_role`: the server has Bytebase's role. That there are tables of
-    /// Bytebase proves nothing: they may be those of another one.
+    /// Why what was read says nothing of Bytebase's database, and what to do: the login leads to
+    /// another place than `PG_URL` does, or to one that `PG_URL` need not share the faults of.
+    /// `database`: where the login leads to; `knows_role`: the server has Bytebase's role. That
+    /// there are tables of Bytebase proves nothing: they may be those of another one.
     pub fn distrust(
         &self,
         facts: &DatabaseFacts,
