@@ -278,8 +278,8 @@ impl Execution<'_> {
                 missing.push(format!("{}/{}", desired.kind.plural(), desired.name));
             }
         };
-        let needed = |desired: &&DesiredObject| desired.kind < Kind::StatefulSet;
-        let (first, then): (Vec<_>, Vec<_>) = plan.objects.iter().partition(needed);
+        let comes_first = |desired: &&DesiredObject| desired.kind.comes_before_pods();
+        let (first, then): (Vec<_>, Vec<_>) = plan.objects.iter().partition(comes_first);
         for objects in [first, then] {
             let mut writes = Vec::new();
             for desired in objects {

@@ -195,6 +195,12 @@ impl Kind {
         self.facts().is_needed_by_pods
     }
 
+    /// Whether its objects are to stand before the StatefulSet is written: it comes before that one
+    /// in the order in which kinds are applied.
+    pub fn comes_before_pods(self) -> bool {
+        self < Self::StatefulSet
+    }
+
     /// Whether a Kubernetes cluster may well lack the kind.
     pub const fn is_optional(self) -> bool {
         self.facts().optional.is_some()
@@ -263,6 +269,15 @@ mod tests {
             .collect();
         assert_eq!(needed, [Kind::ServiceAccount, Kind::StatefulSet]);
         assert!(needed.iter().all(|kind| *kind <= Kind::StatefulSet));
+    }
+
+    #[test]
+    fn what_lets_users_in_does_not_come_before_the_pods() {
+        let before: Vec<_> = Kind::owned()
+            .filter(|kind| kind.comes_before_pods())
+            .collect();
+        let expected = [Kind::ServiceAccount, Kind::NetworkPolicy, Kind::Service];
+        assert_eq!(before, expected);
     }
 
     /// What was left without an owner is pruned as well: nothing that holds data may be.
