@@ -193,7 +193,7 @@ fn modules_of_the_core_point_one_way() {
 }
 
 #[test]
-fn the_steps_around_the_core_do_not_know_each_other() {
+fn of_the_steps_around_the_core_only_report_knows_another() {
     for (module, forbidden) in [
         (
             "process",

@@ -1,5 +1,8 @@
 //! Reads of the outside world: [`observe`] gathers what the watches, the logs of pods and the probe
-//! of the metadata database show of one cluster. Nothing here decides anything.
+//! of the metadata database show of one cluster. What is done about it is decided elsewhere; of
+//! rules there are only those that rest on the claims of all clusters, which rank who has a
+//! database ([`claims`]), and on a series of readings, which say whether one is late, how long a
+//! server has taken writes and whether its clock was set forward (`database::known`).
 
 pub(crate) mod caches;
 pub mod claims;

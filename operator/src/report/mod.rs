@@ -1,5 +1,5 @@
-//! From what was decided and what came of it to status and notices: [`report`] writes the status.
-//! The rest is pure.
+//! From what was decided and what came of it to status and notices: [`report`] writes the status,
+//! has the metrics show it, and logs what is not published again. Pure functions make the rest.
 
 mod commit;
 mod memory;
