@@ -229,11 +229,11 @@ fn replicas_healthy(findings: &Findings<'_>) -> Verdict {
 /// these writes anything.
 fn why_no_heartbeat(findings: &Findings<'_>, trouble: &[(Reason, &Replica<'_>)]) -> String {
     let database = findings.database;
-    let silent = trouble
+    let unheard = trouble
         .iter()
         .any(|(reason, _)| matches!(reason, Reason::HeartbeatStale | Reason::HeartbeatMissing));
     match database.status {
-        Some(false) if silent => format!("; the database explains it: {}", database.message),
+        Some(false) if unheard => format!("; the database explains it: {}", database.message),
         Some(true) if all_are_stale(findings.health) => match findings.health.ready_pods() {
             1 => "; that the only Ready replica sends none may be the server's doing (it takes no writes: a full disk?) or the network's: see the server's log and the NetworkPolicies of the pods before you delete a pod",
             _ => "; all of them at once: the server takes no writes from them (a full disk?), or the pods cannot reach it: see the server's log and the NetworkPolicies of the pods before you delete a pod",

@@ -123,11 +123,11 @@ fn is_refused(database: &DatabaseVerdict) -> bool {
 /// goes on and an open session stays there.
 fn lacks_heartbeats(health: &Health<'_>) -> bool {
     health.replicas.iter().any(|replica| {
-        let is_silent = matches!(
+        let lacks_heartbeat = matches!(
             replica.heartbeat,
             HeartbeatState::Stale | HeartbeatState::Missing
         );
-        is_silent && replica.pod.is_ready()
+        lacks_heartbeat && replica.pod.is_ready()
     })
 }
 

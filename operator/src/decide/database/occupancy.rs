@@ -97,14 +97,14 @@ fn may_be_unheard(place: &str, what: &str, observation: &Observation) -> Option<
 /// not even read. Only a replica that lives deletes them, and has one of its own.
 fn all_are_heard(observation: &Observation) -> bool {
     observation.facts().is_none_or(|facts| {
-        let have_been_silent = match &facts.heartbeats {
+        let could_be_heard_for = match &facts.heartbeats {
             Fact::Known(rows) if rows.is_empty() && !facts.has_heartbeat_rows => {
                 facts.server_uptime
             }
             Fact::Known(_) => facts.writable_for,
             Fact::Absent | Fact::Unknown => return true,
         };
-        have_been_silent >= ALL_HEARD_AFTER
+        could_be_heard_for >= ALL_HEARD_AFTER
     })
 }
 

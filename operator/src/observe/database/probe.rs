@@ -50,7 +50,7 @@ const REFUSED_CONNECTION_LIFETIME: Duration = Duration::from_secs(8);
 
 /// A connection to a database that a Ready replica sends no heartbeats to is replaced this often. A
 /// login that fails meanwhile leaves the time in which all replicas that live are heard.
-const SILENT_CONNECTION_LIFETIME: Duration = Duration::from_mins(1);
+const UNHEARD_CONNECTION_LIFETIME: Duration = Duration::from_mins(1);
 
 /// First pause after a failure; doubles up to the cap.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -659,7 +659,7 @@ impl Prober {
         let read_options = begun.read_options;
         let lifetime = match read_options.renewal {
             Renewal::Usual => CONNECTION_LIFETIME,
-            Renewal::Soon => SILENT_CONNECTION_LIFETIME,
+            Renewal::Soon => UNHEARD_CONNECTION_LIFETIME,
             Renewal::AtNextReading => REFUSED_CONNECTION_LIFETIME,
         };
         if let Some(session) = self.session.take() {
