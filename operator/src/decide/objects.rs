@@ -2,7 +2,6 @@
 
 use super::Settings;
 use super::conditions::Findings;
-use super::guard;
 use super::plan::Size;
 use super::rollout::Rollout;
 use crate::api::Reason;
@@ -10,6 +9,7 @@ use crate::api::spec::Enforcement;
 use crate::contract::external_url::ExternalUrl;
 use crate::decide::rollout::maintenance::Stage;
 use crate::decide::rollout::step::Step;
+use crate::decide::size;
 use crate::decide::size::license::{self, LicenseVerdict};
 use crate::decide::size::scale::{self, Haste};
 use crate::desired::spot;
@@ -293,7 +293,7 @@ fn early_gate(findings: &Findings<'_>, settings: &Settings) -> Option<String> {
     } = *findings;
     let ends = license.status.as_ref()?.expiration_time.is_some();
     let acts = cluster.license.enforcement == Enforcement::Enforce && cluster.replicas > 1;
-    let guard = guard(settings, cluster.replicas, observation);
+    let guard = size::guard(settings, cluster.replicas, observation);
     (ends && acts && guard > EARLY).then(|| {
         format!(
             "spec.rollout.drainTimeoutSeconds: one replica after the other may use its whole drain before the license ends, so the operator goes down to one replica {} before: shorten the drain, or renew the license earlier",
