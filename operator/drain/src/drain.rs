@@ -1,5 +1,6 @@
 //! What the hook does next. Pure.
 
+use bytebase_contract::replica::DEAD_AFTER;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
@@ -7,8 +8,6 @@ use std::time::Duration;
 pub const PAUSE: Duration = Duration::from_secs(1);
 /// Without an answer of the database for so long, nothing is learnt by waiting on.
 const UNREACHABLE: Duration = Duration::from_mins(2);
-/// Bytebase gives up the tasks of a replica that has sent no heartbeat for so long.
-const DEAD_AFTER: Duration = Duration::from_mins(1);
 /// What a replica has not asked in so long of answered readings it does not ask: its heartbeat
 /// comes each ten seconds, and after an outage of the network it may come later than the hook is
 /// back.

@@ -5,7 +5,8 @@
 //! writes carry the same time. The sessions are the replica's own by their `application_name`, and
 //! of its present process by their age.
 
-use bytebase_contract::{hook, session_key};
+use bytebase_contract::replica::{ACTIVE_WINDOW, HEARTBEAT_INTERVAL, MIGRATION_LOCK, QUEUE_LOCK};
+use bytebase_contract::{abandonment, hook, session_key};
 use bytebase_drain::drain::{Run, Seen};
 use bytebase_drain::identity::{Candidate, Heartbeat, Heartbeats, nearest};
 use bytebase_login::error::{in_brackets, sqlstate};
@@ -30,29 +31,15 @@ const LIMITS: &str = "BEGIN; SET LOCAL statement_timeout = '4s'; SET LOCAL lock_
 /// reading before the replica ends must not take longer than the hold on the queue.
 const ABANDONED_LIMITS: &str = "BEGIN; SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '1s'; \
      SET LOCAL row_security = off";
-/// That question is asked once in so long, unless something says that the answer is another one.
-const ABANDONED_KEPT: Duration = Duration::from_secs(10);
-/// So often in turn that may have no answer, as of a server that has just started and has much to
-/// read, before the drain goes on without one.
-const UNANSWERED: u32 = 5;
 /// Longest from the time of a transaction to that of its statement, in seconds. Both are taken by
 /// the server, in this order: with the first message of the statement, which begins the
 /// transaction, and with its last one.
 const SAME: f64 = 0.02;
-/// From one heartbeat of a replica to the next, in seconds.
-const HEARTBEAT: f64 = 10.0;
-/// A replica whose last heartbeat is older, in seconds, is gone.
-const GONE: f64 = 30.0;
 /// A heartbeat is awaited so much before it is due, in seconds: the one before may have been late.
 const EARLY: f64 = 0.2;
 /// Between two glances at the sessions. A session shows a heartbeat only until its next statement,
 /// and of several sessions Bytebase takes the one that it used last.
 const GLANCE: Duration = Duration::from_millis(25);
-
-/// The lock under which the schema is migrated.
-const MIGRATION_LOCK: i64 = 1002;
-/// A session that holds this lock, shared or not, keeps every replica from promoting work.
-const QUEUE_LOCK: i64 = 1001;
 
 /// By whose role a session is logged in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +86,7 @@ impl Abandoned {
     /// Whether the last answer does not serve any more, where this is RUNNING. What was so before
     /// and is not any more may have been failed as abandoned since.
     fn is_to_be_asked(&self, own: Option<&str>, running: &[Run], now: Instant) -> bool {
-        let serves = |asked| now.saturating_duration_since(asked) < ABANDONED_KEPT;
+        let serves = |asked| now.saturating_duration_since(asked) < abandonment::KEPT;
         let is_missing =
             |run: &Run| own.is_none_or(|own| run.owner == own) && !running.contains(run);
         !self.asked.is_some_and(serves)
@@ -253,13 +240,10 @@ const NEXT_HEARTBEAT: &str = include_str!("sql/next_heartbeat.sql");
 /// would be one that matches nothing.
 const RUNNING: &str = include_str!("sql/running.sql");
 
-/// What Bytebase has failed as abandoned, of owners that were heard within a minute, and of the
-/// replica `$1`. After an outage of the database other replicas find no heartbeat of an owner that
-/// lives, and say nothing of it to that one: it goes on, and writes the end over this. Rows of
-/// owners that are gone stay as they are. So does one whose end could not be written, since that is
-/// written once: hence no longer than for a day. What came of a task is read of the few of a living
-/// owner.
-const ABANDONED: &str = include_str!("sql/abandoned.sql");
+/// What Bytebase has failed as abandoned ([`abandonment`]), of owners that were heard, and of the
+/// replica `$1`. What came of a task is read of the few of a living owner.
+static ABANDONED: LazyLock<String> =
+    LazyLock::new(|| abandonment::filled_in(include_str!("sql/abandoned.sql")));
 
 // === impl Watch ===
 
@@ -382,7 +366,7 @@ impl Watch {
 
     /// Asks what Bytebase has failed as abandoned, where the last answer does not serve any more.
     /// Whether it was asked. Where it cannot be read it is not known what runs, until that was
-    /// asked [`UNANSWERED`] times in vain: then what was read last counts.
+    /// asked [`abandonment::UNANSWERED`] times in vain: then what was read last counts.
     async fn asks_for_abandoned(
         &mut self,
         connection: &mut PgConnection,
@@ -396,7 +380,7 @@ impl Watch {
         let question = async |connection: &mut PgConnection| abandoned(connection, own).await;
         match within(connection, ABANDONED_LIMITS, question).await {
             Ok(runs) => (last.runs, last.unanswered) = (runs, 0),
-            Err(Spoilt::NotUnderstood) if last.unanswered >= UNANSWERED => {}
+            Err(Spoilt::NotUnderstood) if last.unanswered >= abandonment::UNANSWERED => {}
             Err(spoilt) => {
                 last.unanswered += 1;
                 return Err(spoilt);
@@ -596,8 +580,8 @@ async fn candidates(
 /// to be expected.
 async fn next_heartbeat(connection: &mut PgConnection) -> Result<Option<Duration>, Spoilt> {
     let row = ask(NEXT_HEARTBEAT)
-        .bind(HEARTBEAT - EARLY)
-        .bind(GONE)
+        .bind(HEARTBEAT_INTERVAL.as_secs_f64() - EARLY)
+        .bind(ACTIVE_WINDOW.as_secs_f64())
         .fetch_one(connection)
         .await?;
     let seconds: Option<f64> = row.try_get(0)?;
@@ -630,7 +614,7 @@ async fn tasks(connection: &mut PgConnection) -> Result<(Vec<Run>, u64), Spoilt>
 
 /// What Bytebase has failed as abandoned. `own`: the replica beside, where it is known.
 async fn abandoned(connection: &mut PgConnection, own: Option<&str>) -> Result<Vec<Run>, Spoilt> {
-    let rows = ask(ABANDONED).bind(own).fetch_all(connection).await?;
+    let rows = ask(&ABANDONED).bind(own).fetch_all(connection).await?;
     let run = |row: &PgRow| {
         Ok(Run {
             owner: row.try_get(0)?,
@@ -696,7 +680,9 @@ mod tests {
 
     #[test]
     fn every_word_in_braces_is_filled_in() {
-        assert!(!BEGINNING.contains(['{', '}']), "{}", *BEGINNING);
+        for question in [&*BEGINNING, &*ABANDONED] {
+            assert!(!question.contains(['{', '}']), "{question}");
+        }
     }
 
     #[test]
@@ -707,7 +693,7 @@ mod tests {
             CANDIDATES,
             NEXT_HEARTBEAT,
             RUNNING,
-            ABANDONED,
+            ABANDONED.as_str(),
         ] {
             assert!(!question.contains('\\'), "{question}");
         }

@@ -1,7 +1,8 @@
 //! Which pod is which heartbeat.
 
 use crate::api::status::HeartbeatState;
-use crate::observation::heartbeat::{ALL_HEARD_AFTER, DEAD_AFTER, Freshness};
+use crate::contract::replica::DEAD_AFTER;
+use crate::observation::heartbeat::{ALL_HEARD_AFTER, Freshness};
 use crate::observation::{
     DatabaseFacts, DatabaseView, Heartbeat, Observation, PodRefusal, PodTrouble, PodView,
 };

@@ -1,13 +1,8 @@
 //! How old a heartbeat may be, by Bytebase's own rules.
 
+use crate::contract::replica::{ACTIVE_WINDOW, DEAD_AFTER, HEARTBEAT_INTERVAL};
 use std::time::Duration;
 
-/// A replica sends a heartbeat this often.
-pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
-/// Bytebase counts a replica as active while its heartbeat is at most this old.
-pub const ACTIVE_WINDOW: Duration = Duration::from_secs(30);
-/// Bytebase gives a replica's tasks up at this age of its heartbeat.
-pub const DEAD_AFTER: Duration = Duration::from_mins(1);
 /// A server that has taken writes for so long has shown each active replica: an outage ages the
 /// heartbeats of replicas that outlive it, and each sends the next one within its interval.
 pub const ALL_HEARD_AFTER: Duration =

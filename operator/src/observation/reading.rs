@@ -1,7 +1,7 @@
 //! How the metadata database is to be read, and what the latest reading says.
 
-use super::heartbeat::HEARTBEAT_INTERVAL;
 use super::{DatabaseFacts, DatabaseView};
+use crate::contract::replica::HEARTBEAT_INTERVAL;
 use std::time::Duration;
 
 /// How a database is read.

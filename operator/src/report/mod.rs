@@ -15,6 +15,7 @@ use crate::api::status::{
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason, Weight};
 use crate::apply::event::Notice;
 use crate::apply::{ApplyFailure, ECHO, FailureKind, Outcome, Writer};
+use crate::contract::replica::QUEUE_LOCK;
 use crate::decide::plan::{ConditionDraft, Plan, Report, Unmatched};
 use crate::decide::size::haste::PATIENCE;
 use crate::observation::{LOG_PATIENCE, Observation, PodView, no_later};
@@ -695,7 +696,7 @@ fn queue_overdue(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus)
     let before = previous.queue_hold.as_ref().filter(is_overdue);
     before.is_none().then(|| {
         let message = format!(
-            "no queued work starts, since the queue has been held for a minute longer than a drain hook may hold it: advisory lock 1001 of the metadata database is held by {}; end that session, or whatever it belongs to",
+            "no queued work starts, since the queue has been held for a minute longer than a drain hook may hold it: advisory lock {QUEUE_LOCK} of the metadata database is held by {}; end that session, or whatever it belongs to",
             hold.held_by.join(", ")
         );
         happened(Reason::QueueHeldLong, message)
@@ -856,7 +857,7 @@ fn queue_notice(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) 
         (None, Some(hold)) => (
             Reason::QueueHeld,
             format!(
-                "no replica promotes queued work while advisory lock 1001 is held by {}",
+                "no replica promotes queued work while advisory lock {QUEUE_LOCK} is held by {}",
                 hold.held_by.join(", ")
             ),
         ),

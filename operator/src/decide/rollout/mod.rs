@@ -14,6 +14,7 @@ pub(crate) mod step;
 
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutStatus, RolloutWait};
+use crate::contract::replica::DEAD_AFTER;
 use crate::contract::version::Version;
 use crate::decide::database::{DatabaseVerdict, reason_of};
 use crate::decide::database::{login, schema};
@@ -26,7 +27,6 @@ use crate::decide::rollout::step::{
 };
 use crate::decide::verdict::{Verdict, no, yes};
 use crate::desired::template::Template;
-use crate::observation::heartbeat::DEAD_AFTER;
 use crate::observation::{Fact, Observation, StatefulSetView};
 use crate::validate::ValidCluster;
 use jiff::Timestamp;

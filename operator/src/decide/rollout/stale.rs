@@ -2,11 +2,11 @@
 //! Ready, and tasks whose replica is gone.
 
 use crate::api::status::{HeartbeatState, StuckTasks};
+use crate::contract::replica::DEAD_AFTER;
 use crate::decide::database::{Allows, DatabaseVerdict};
 use crate::decide::health::{Health, Replica};
 use crate::decide::rollout::Rollout;
 use crate::decide::rollout::step::{Eviction, Step, schema_migration};
-use crate::observation::heartbeat::DEAD_AFTER;
 use crate::observation::{Observation, RunningTasks, no_later};
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};

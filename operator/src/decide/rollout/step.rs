@@ -3,6 +3,7 @@
 
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutWait};
+use crate::contract::replica::MIGRATION_LOCK;
 use crate::contract::version::Version;
 use crate::decide::database::schema;
 use crate::decide::database::{Allows, DatabaseVerdict};
@@ -131,7 +132,9 @@ pub fn schema_migration(observation: &Observation) -> Option<Wait> {
     match &observation.facts()?.sessions {
         Some(sessions) if sessions.migration_running => Some(Wait::new(
             RolloutWait::SchemaMigration,
-            "the schema migration to end (advisory lock 1002 is held): ending the pod that runs it would leave it half done",
+            format!(
+                "the schema migration to end (advisory lock {MIGRATION_LOCK} is held): ending the pod that runs it would leave it half done"
+            ),
         )),
         Some(_) => None,
         // The next reading includes the sessions.

@@ -3,21 +3,11 @@
 //! No index serves that question, so it is one of its own beside the reading: where its answer
 //! takes too long, no more is lost than that. A drain hook keeps the same rule for its replica.
 
+use crate::contract::abandonment::{HEARD, KEPT, UNANSWERED};
 use crate::observation::{DatabaseIdentity, Heartbeat, RunningTasks};
 use std::collections::BTreeSet;
-use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
-
-/// It is asked once in so long, unless something says that the answer is another one.
-const KEPT: Duration = Duration::from_secs(10);
-
-/// So often in turn that may have no answer, as of a server that has just started and has much to
-/// read, before what was answered last counts, or nothing.
-const UNANSWERED: u32 = 5;
-
-/// The answer has only the tasks of owners that have been heard within this time (`abandoned.sql`).
-const HEARD: Duration = Duration::from_mins(1);
 
 /// What was answered of one database, and what makes that too old.
 #[derive(Debug, Default)]
@@ -116,6 +106,7 @@ pub fn add(running: &mut Vec<RunningTasks>, abandoned: &[RunningTasks]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
     use uuid::Uuid;
 
     fn tasks(counts: &[(u128, u64)]) -> Vec<RunningTasks> {

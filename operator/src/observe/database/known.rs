@@ -3,8 +3,8 @@
 use super::digest::Digest;
 use super::probe::DEFAULT_INTERVAL;
 use super::queries;
+use crate::contract::replica::{ACTIVE_WINDOW, HEARTBEAT_INTERVAL};
 use crate::contract::version::Version;
-use crate::observation::heartbeat::{ACTIVE_WINDOW, HEARTBEAT_INTERVAL};
 use crate::observation::reading::{Latest, ReadOptions, Renewal};
 use crate::observation::{
     Asked, DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ProbeFailure,

@@ -6,9 +6,10 @@
 
 use super::WhoseLogin;
 use super::connect;
-use crate::contract::hook;
 use crate::contract::pg_url::PgUrl;
+use crate::contract::replica::{MIGRATION_LOCK, QUEUE_LOCK};
 use crate::contract::version::Version;
+use crate::contract::{abandonment, hook};
 use std::fmt::Write as _;
 
 /// Limit set at the server, so that a cancelled probe leaves nothing running there.
@@ -184,12 +185,8 @@ const RUNS: &str = include_str!("sql/runs.sql");
 /// The server locks the table to say so, as it does for each reading of tasks.
 const STATES: &str = include_str!("sql/states.sql");
 
-/// Bytebase fails the tasks of a replica that has sent no heartbeat for a minute, and says nothing
-/// of it to that replica. After an outage of the database a replica that lives finds its own failed
-/// so, goes on with them, and writes their ends over that. Those of a replica that is gone stay as
-/// they are. So does one whose end could not be written, which is written once: hence no longer
-/// than for a day. What came of a task is read of the few that failed under a replica which is
-/// heard, for which all that ever failed are gone through.
+/// What came of a task is read of the few that failed under a replica which is heard, for which all
+/// that ever failed are gone through: see [`abandonment`].
 const ABANDONED: &str = include_str!("sql/abandoned.sql");
 
 /// A replica takes a task run and begins it within the second. Where that fails in between, for
@@ -262,6 +259,8 @@ pub(super) fn query(shape: Shape, extent: Extent, login: &WhoseLogin, url: &PgUr
         .replace("{expected}", &expected)
         .replace("{operator}", connect::APPLICATION_NAME)
         .replace("{hooks}", hook::SESSIONS)
+        .replace("{queue_lock}", &QUEUE_LOCK.to_string())
+        .replace("{migration_lock}", &MIGRATION_LOCK.to_string())
         .replace("{limit}", &MAX_HEARTBEATS.to_string())
         .replace("{rows}", &MAX_ROWS.to_string())
         .replace("{runs}", &MAX_RUNS.to_string())
@@ -279,7 +278,7 @@ pub(super) fn query(shape: Shape, extent: Extent, login: &WhoseLogin, url: &PgUr
 /// The question which tasks Bytebase has failed as abandoned, with what goes before it.
 pub(super) fn abandoned(login: &WhoseLogin, url: &PgUrl) -> String {
     let begin = begin(ABANDONED_STATEMENT_TIMEOUT, login, url);
-    let question = ABANDONED.replace("{rows}", &MAX_ROWS.to_string());
+    let question = abandonment::filled_in(ABANDONED).replace("{rows}", &MAX_ROWS.to_string());
     format!("{begin}{question}")
 }
 
@@ -431,7 +430,8 @@ mod tests {
         let live = query(all, Extent::Live, &WhoseLogin::Bytebase, &url);
         assert!(live.contains("FROM replica_heartbeat") && live.contains("FROM task_run"));
         assert!(!live.contains("server_version_num") && !live.contains("backend_idset"));
-        for text in [empty, full, live] {
+        let abandoned = abandoned(&WhoseLogin::Bytebase, &url);
+        for text in [empty, full, live, abandoned] {
             assert!(!text.contains(['{', '\\']), "{text}");
         }
     }

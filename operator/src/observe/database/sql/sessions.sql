@@ -1,8 +1,8 @@
 , 'sessions', json_build_object(
 'migration_running', CASE WHEN EXISTS (SELECT FROM sessions WHERE pid <> pg_backend_pid())
-  THEN EXISTS (SELECT FROM locks WHERE objid = 1002) ELSE false END,
+  THEN EXISTS (SELECT FROM locks WHERE objid = {migration_lock}) ELSE false END,
 'queue_held_by', CASE WHEN EXISTS (SELECT FROM sessions WHERE pid <> pg_backend_pid())
-  THEN (SELECT json_agg(DISTINCT a.application_name) FROM (SELECT pid, mode FROM locks WHERE objid = 1001 LIMIT {rows}) l,
+  THEN (SELECT json_agg(DISTINCT a.application_name) FROM (SELECT pid, mode FROM locks WHERE objid = {queue_lock} LIMIT {rows}) l,
   pg_stat_get_activity(l.pid) a WHERE l.mode = 'ShareLock' OR a.state_change < clock_timestamp() - interval '5 seconds') END,
 'sees_all', current_setting('track_activities') = 'on' AND pg_has_role('pg_read_all_stats', 'USAGE'),
 'hidden', current_setting('track_activities') <> 'on'
