@@ -174,9 +174,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     work.abort();
     contender.release().await;
     stop.cancel();
-    if let Ok(Err(error)) = serving.await {
-        return Err(error.into());
-    }
+    let _ = serving.await;
     tracing::info!("stopped");
     Ok(())
 }
