@@ -62,10 +62,32 @@ impl ObjectName {
     }
 }
 
+/// An object is kept up to so many bytes of JSON. A spec has 64 KiB, and what comes of one has room
+/// for what the API server and others add. Anyone who may write such objects can put the operator's
+/// label on as many as the quota of a namespace takes, and labels have no bound but that of etcd.
+pub const LONGEST_OBJECT: usize = 256 * 1024;
+
+/// What came of an object that a cache was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It was not there; of events, it says something new.
+    New,
+    /// It was there.
+    Known,
+    /// It is longer than [`LONGEST_OBJECT`], and not kept. What was there stays.
+    TooLong,
+}
+
+impl Put {
+    fn new(is_new: bool) -> Self {
+        if is_new { Self::New } else { Self::Known }
+    }
+}
+
 /// Where the objects of one cache lie.
 pub trait Storage<K: Cached>: Default + Send + Sync + 'static {
-    /// Adds or replaces an object. True if it was not there; of events, if it says something new.
-    fn put(&self, object: K) -> bool;
+    /// Adds or replaces an object.
+    fn put(&self, object: K) -> Put;
     /// Takes an object away.
     fn remove(&self, object: K);
     /// Objects that `gone` says are gone.
@@ -98,10 +120,10 @@ impl Typed {
 }
 
 impl Storage<BytebaseCluster> for Typed {
-    fn put(&self, object: BytebaseCluster) -> bool {
+    fn put(&self, object: BytebaseCluster) -> Put {
         let is_new = self.store.get(&ObjectRef::from_obj(&object)).is_none();
         self.apply(&watcher::Event::Apply(object));
-        is_new
+        Put::new(is_new)
     }
 
     fn remove(&self, object: BytebaseCluster) {
@@ -152,15 +174,18 @@ struct VersionedMetadata {
 }
 
 impl<K: Cached> Storage<K> for Serialized {
-    fn put(&self, object: K) -> bool {
+    fn put(&self, object: K) -> Put {
         let key = ObjectName::of(&object);
         let Ok(json) = serde_json::to_string(&object) else {
             // Kubernetes' own types are JSON; one that were not would be read from the API server
             // instead.
             Storage::<K>::remove(self, object);
-            return false;
+            return Put::Known;
         };
-        self.0.lock().insert(key, json.into()).is_none()
+        if json.len() > LONGEST_OBJECT {
+            return Put::TooLong;
+        }
+        Put::new(self.0.lock().insert(key, json.into()).is_none())
     }
 
     fn remove(&self, object: K) {
@@ -182,8 +207,8 @@ impl<K: Cached> Storage<K> for Serialized {
 pub struct Events(Mutex<PodEvents>);
 
 impl Storage<Event> for Events {
-    fn put(&self, object: Event) -> bool {
-        self.0.lock().put(&object, Timestamp::now())
+    fn put(&self, object: Event) -> Put {
+        Put::new(self.0.lock().put(&object, Timestamp::now()))
     }
 
     fn remove(&self, object: Event) {
@@ -323,8 +348,8 @@ impl<K: Cached, S: Storage<K>> Cache<K, S> {
         self.not_installed.swap(lacking, Ordering::Relaxed) != lacking
     }
 
-    /// Adds or replaces an object. True if it was not there; of events, if it says something new.
-    pub fn put(&self, object: K) -> bool {
+    /// Adds or replaces an object.
+    pub fn put(&self, object: K) -> Put {
         self.storage.put(object)
     }
 
@@ -580,11 +605,9 @@ mod tests {
     #[test]
     fn an_object_is_read_as_the_type_that_is_wanted() {
         let caches = Caches::default();
-        assert!(caches.owned[&Kind::Service].put(service("demo")));
-        assert!(
-            !caches.owned[&Kind::Service].put(service("demo")),
-            "it was there"
-        );
+        let services = &caches.owned[&Kind::Service];
+        assert_eq!(services.put(service("demo")), Put::New);
+        assert_eq!(services.put(service("demo")), Put::Known);
         let typed: Service = caches.read(Kind::Service, "team", "demo").unwrap();
         assert_eq!(typed.spec.unwrap().ports.unwrap()[0].port, 80);
         let object = caches.get(Kind::Service, "team", "demo").unwrap();
@@ -597,6 +620,26 @@ mod tests {
         assert!(caches.get(Kind::Ingress, "team", "demo").is_none());
         caches.owned[&Kind::Service].remove(object);
         assert!(caches.get(Kind::Service, "team", "demo").is_none());
+    }
+
+    #[test]
+    fn an_object_that_is_too_long_is_not_kept_and_leaves_what_was_known_of_it() {
+        let caches = Caches::default();
+        let services = &caches.owned[&Kind::Service];
+        let padded = || {
+            let mut object = service("demo");
+            let labels = object.metadata.labels.get_or_insert_default();
+            for index in 0..LONGEST_OBJECT / 64 {
+                labels.insert(format!("label-{index}"), "x".repeat(63));
+            }
+            object
+        };
+        assert_eq!(services.put(padded()), Put::TooLong);
+        assert!(caches.get(Kind::Service, "team", "demo").is_none());
+        services.put(service("demo"));
+        assert_eq!(services.put(padded()), Put::TooLong);
+        let kept = caches.get(Kind::Service, "team", "demo").unwrap();
+        assert_eq!(kept.metadata, service("demo").metadata);
     }
 
     #[test]

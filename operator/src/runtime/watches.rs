@@ -11,7 +11,7 @@ use crate::api::BytebaseCluster;
 use crate::apply::objects::resource;
 use crate::desired::{CLUSTER_LABEL, MANAGED_BY};
 use crate::kubernetes::{Guarded, Kind, is_garbage_collectors};
-use crate::observe::caches::{Cache, Cached, ObjectName, Storage};
+use crate::observe::caches::{Cache, Cached, ObjectName, Put, Storage};
 use crate::observe::{pod, pod_events};
 use crate::process::queue::Key;
 use futures::{Stream, StreamExt as _};
@@ -87,9 +87,7 @@ pub fn start(
         let clusters = watch.cached(
             Kind::BytebaseCluster,
             watch.api(),
-            everything()
-                .labels_from(&context.options.cluster_labels.iter().cloned().collect())
-                .page_size(CLUSTER_PAGE),
+            everything().labels_from(&context.options.cluster_labels.iter().cloned().collect()),
             &context.sources.caches.clusters,
             trim_cluster,
             key_of_cluster,
@@ -146,11 +144,11 @@ struct Watch {
 }
 
 /// Listings come in pages of so many objects: a page is decoded at once, and the memory for it is
-/// never given back.
-const PAGE: u32 = 100;
-/// Pages of clusters are smaller: each may be as large as etcd takes, 1.5 MB, and the labels of a
-/// watch keep no user from writing many such.
-const CLUSTER_PAGE: u32 = 10;
+/// never given back. Each object may be as large as etcd takes, 1.5 MB, metadata alone as well, and
+/// the labels of a watch keep no user from writing many such. A thousand clusters with three
+/// replicas each are a hundred pages, and their pods, which are the most, three hundred: a second
+/// or two, while the other kinds are listed at the same time.
+const PAGE: u32 = 10;
 
 /// The API server ends each watch after so long, and one that says nothing for a moment longer is
 /// given up. A connection may break without a word (a firewall that forgets it), and until then the
@@ -608,15 +606,15 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         }
     }
 
-    /// What was known of the object before stays: an older picture is better than to take it for
-    /// missing.
+    /// One that cannot be read, or is too long. What was known of the object before stays: an older
+    /// picture is better than to take it for missing.
     fn unreadable(&self, metadata: &ObjectMeta) {
         self.context.metrics.watch_failed(self.kind);
         tracing::warn!(
             kind = self.kind.name(),
             namespace = metadata.namespace,
             name = metadata.name,
-            "an object cannot be read and is left out"
+            "an object cannot be read, or is too long to be kept, and is left out"
         );
     }
 
@@ -681,7 +679,16 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
             self.cluster_seen(key, &object);
         }
         let becomes_ready = self.becomes_ready(&object);
-        let is_new = self.cache.put(object);
+        let metadata = ObjectMeta {
+            namespace: object.namespace(),
+            name: object.meta().name.clone(),
+            ..ObjectMeta::default()
+        };
+        let is_new = match self.cache.put(object) {
+            Put::New => true,
+            Put::Known => false,
+            Put::TooLong => return self.unreadable(&metadata),
+        };
         if becomes_ready && let Some(key) = &key {
             self.context.sources.probes.outdate(key);
         }

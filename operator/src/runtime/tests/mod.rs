@@ -16,6 +16,7 @@ use crate::desired::template::additions_in;
 use crate::kubernetes::{Guarded, Kind};
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
 use crate::observe::Clock;
+use crate::observe::caches::LONGEST_OBJECT;
 use crate::observe::database::connect::tests::{access, url};
 use crate::observe::database::probe::Probes;
 use crate::process::lease::Leadership;
@@ -1064,6 +1065,21 @@ async fn a_label_that_names_no_cluster_wakes_none() {
         let woken = std::iter::from_fn(|| queue.try_recv().ok()).count();
         assert_eq!(woken, wakes, "{cluster}");
     }
+}
+
+#[tokio::test]
+async fn an_object_that_is_too_long_is_left_out_and_counted() {
+    let world = World::new(&json!({}));
+    let labels = (0..LONGEST_OBJECT / 64).map(|index| (format!("label-{index}"), "x".repeat(63)));
+    let labels: BTreeMap<String, String> = labels.collect();
+    let metadata = json!({"name": "padded", "namespace": "apps", "labels": labels});
+    let account: DynamicObject = serde_json::from_value(json!({"metadata": metadata})).unwrap();
+    let kind = Kind::ServiceAccount;
+    watches::owned(&world.context, kind).event(Event::Apply(Guarded::Read(account)));
+    let metrics = world.context.metrics.encode().unwrap();
+    assert!(metrics.contains(r#"watch_errors_total{kind="ServiceAccount"} 1"#));
+    let kept = world.context.sources.caches.get(kind, "apps", "padded");
+    assert_eq!(kept, None);
 }
 
 /// Renews the leadership for as long as the test goes on.
