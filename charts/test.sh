@@ -245,17 +245,21 @@ networkPolicy:
   enabled: true
   metricsFrom: [{ namespaceSelector: { matchLabels: { kubernetes.io/metadata.name: monitoring } } }]
   apiServer: { ports: [16443], to: [{ ipBlock: { cidr: 192.0.2.1/32 } }] }
+  dns: { to: [{ ipBlock: { cidr: 203.0.113.10/32 } }] }
   databases: { ports: [5432, 6432], to: [{ ipBlock: { cidr: 198.51.100.0/24 } }] }
   extraEgress: [{ ports: [{ port: 3128 }] }]
 END
 render --values "$work/policy.yaml"
 has NetworkPolicy bytebase-operator $'- port: 16443\nprotocol: TCP\nto:\n- ipBlock:\ncidr: 192.0.2.1/32'
+has NetworkPolicy bytebase-operator $'- port: 53\nprotocol: UDP\n- port: 53\nprotocol: TCP\nto:\n- ipBlock:\ncidr: 203.0.113.10/32'
 has NetworkPolicy bytebase-operator $'- port: 5432\nprotocol: TCP\n- port: 6432\nprotocol: TCP\nto:\n- ipBlock:\ncidr: 198.51.100.0/24'
 has NetworkPolicy bytebase-operator $'- namespaceSelector:\nmatchExpressions:\n- key: kubernetes.io/metadata.name\noperator: In\nvalues:\n- team-a\n- team-b\npodSelector:'
 has NetworkPolicy bytebase-operator $'- ports:\n- port: 3128'
 has NetworkPolicy bytebase-operator $'ingress:\n- from:\n- namespaceSelector:\nmatchLabels:\nkubernetes.io/metadata.name: monitoring\nports:\n- port: http'
 
 # As with `helm upgrade --reuse-values` from a chart without these values.
+render --set networkPolicy.enabled=true,networkPolicy.dns=null
+has NetworkPolicy bytebase-operator $'- port: 53\nprotocol: UDP\n- port: 53\nprotocol: TCP\n- ports:'
 render --set networkPolicy=null
 missing NetworkPolicy
 
