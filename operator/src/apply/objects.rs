@@ -1152,4 +1152,27 @@ mod tests {
         );
         assert!(calls[2].2["metadata"]["resourceVersion"].is_null());
     }
+
+    #[tokio::test]
+    async fn a_statefulset_is_resized_in_the_version_that_was_decided_on_or_not_at_all() {
+        let cached = serde_json::from_value(stateful_set("7", 3)).unwrap();
+        let size = Size {
+            start: 1,
+            replicas: 1,
+        };
+        for (answer, expected) in [(status(409), false), ((200, stateful_set("8", 1)), true)] {
+            let (client, calls) = respond(vec![answer]);
+            let objects = Objects {
+                client: &client,
+                namespace: "team",
+                owner: OWNER,
+            };
+            let done = objects.resize(&cached, size).await;
+            assert_eq!(done.map_err(|failure| failure.kind), Ok(expected));
+            let metadata = json!({"uid": "of-the-service", "resourceVersion": "7"});
+            let spec = json!({"replicas": 1, "ordinals": {"start": 1}});
+            let patch = json!({"metadata": metadata, "spec": spec});
+            assert_eq!(calls.lock()[0].2, patch);
+        }
+    }
 }

@@ -5,8 +5,8 @@ use crate::api::status::DrainState;
 use crate::api::{BytebaseClusterStatus, Reason};
 use crate::decide::plan::Plan;
 use crate::observation::{
-    Asked, CallFailure, DatabaseView, Fact, Observation, RunningTasks, Sessions, StoredLicense,
-    TaskRuns,
+    Asked, CallFailure, DatabaseView, Fact, Observation, PodTrouble, RunningTasks, Sessions,
+    StoredLicense, TaskRuns,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
@@ -362,4 +362,13 @@ fn a_drain_is_left_its_time_before_the_license_ends_and_where_no_gate_acts() {
         set
     });
     assert_eq!(let_go(&plan(&json!({}), &rolled)), [""; 0]);
+}
+
+/// Nothing shows whether its process still runs, or what its hook does.
+#[test]
+fn a_drain_on_a_node_that_says_nothing_is_not_cut_short() {
+    let mut seen = draining(400, no_license());
+    let silent = PodTrouble::NodeSilent("Its node says nothing.".to_owned());
+    seen.pods[2].trouble = Some(silent);
+    assert_eq!(let_go(&plan(&json!({}), &seen)), [""; 0]);
 }

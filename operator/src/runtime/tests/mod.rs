@@ -389,6 +389,29 @@ impl World {
         pods.put(pod);
     }
 
+    /// Has the watch show the object of this kind with this change.
+    fn shows(&self, kind: Kind, change: impl FnOnce(&mut DynamicObject)) {
+        let caches = &self.context.sources.caches;
+        let mut object = caches.get(kind, "apps", "demo").unwrap();
+        change(&mut object);
+        let owned = caches.owned().find(|(of, _)| *of == kind);
+        owned.unwrap().1.put(object);
+    }
+
+    /// Has the watch of StatefulSets show, in a second, what another party has written.
+    fn set_changes_soon(&self) {
+        let context = Arc::clone(&self.context);
+        tokio::spawn(async move {
+            time::sleep(Duration::from_secs(1)).await;
+            let caches = &context.sources.caches;
+            let mut set = caches.get(Kind::StatefulSet, "apps", "demo").unwrap();
+            set.data["spec"]["updateStrategy"] = json!({"type": "RollingUpdate"});
+            set.metadata.resource_version = Some("theirs".to_owned());
+            let owned = caches.owned().find(|(kind, _)| *kind == Kind::StatefulSet);
+            owned.unwrap().1.put(set);
+        });
+    }
+
     /// Has the watches show what was written.
     fn echo(&self) {
         for object in self.written.lock().drain(..) {
@@ -568,6 +591,20 @@ fn unlicensed() -> World {
         "lastTransitionTime": "2026-06-01T00:00:00Z",
     }]});
     world.cluster.status = serde_json::from_value(unlicensed).unwrap();
+    world
+}
+
+/// The same with a StatefulSet of three, whose template is to change as well.
+async fn unlicensed_of_three() -> World {
+    let mut world = unlicensed();
+    world.reconcile().await;
+    world.echo();
+    world.runs_new_pod();
+    world.shows(Kind::StatefulSet, |set| {
+        set.data["spec"]["replicas"] = json!(3);
+    });
+    let labels = &mut world.cluster.spec.pod_labels;
+    labels.insert("is".to_owned(), "new".to_owned());
     world
 }
 
@@ -796,17 +833,7 @@ async fn a_cluster_whose_pods_cannot_be_seen_is_reported_once_and_the_echo_wakes
 /// Such as a policy refuses.
 #[tokio::test]
 async fn a_template_that_is_refused_does_not_keep_the_license_gate_open() {
-    let mut world = unlicensed();
-    world.reconcile().await;
-    world.echo();
-    world.runs_new_pod();
-    let caches = &world.context.sources.caches;
-    let mut set = caches.get(Kind::StatefulSet, "apps", "demo").unwrap();
-    set.data["spec"]["replicas"] = json!(3);
-    let owned = caches.owned().find(|(kind, _)| *kind == Kind::StatefulSet);
-    owned.unwrap().1.put(set);
-    let labels = &mut world.cluster.spec.pod_labels;
-    labels.insert("is".to_owned(), "refused".to_owned());
+    let world = unlicensed_of_three().await;
     for (is_refused, expected) in [(true, Some(1)), (false, None)] {
         if is_refused {
             world.refuse("StatefulSet/demo", 403);
@@ -1633,4 +1660,73 @@ async fn a_kubelet_that_does_not_answer_holds_no_reconcile_and_status_for_a_mome
     assert!(calls.contains(&"status".to_owned()), "{calls:?}");
     assert_eq!(world.reconcile().await.1, NOTHING);
     assert_eq!(start.elapsed(), MOMENT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_statefulset_that_changes_in_the_middle_of_a_reconcile_is_left_to_the_next_one() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    world.echo();
+    world.reconcile().await;
+    world.shows(Kind::ServiceAccount, |account| {
+        account.labels_mut().clear();
+        account.metadata.resource_version = Some("theirs".to_owned());
+    });
+    // Meanwhile the set changes, which was as wanted.
+    world.refuse("ServiceAccount/demo", NO_ANSWER);
+    lead_on(&world);
+    world.set_changes_soon();
+    let (_, calls) = world.reconcile().await;
+    let writes = |calls: &[String], object: &str| calls.iter().any(|call| call == object);
+    assert!(writes(&calls, "ServiceAccount/demo"), "{calls:?}");
+    assert!(!writes(&calls, "StatefulSet/demo"), "{calls:?}");
+    world.admit("ServiceAccount/demo");
+    let (_, calls) = world.reconcile().await;
+    assert!(writes(&calls, "StatefulSet/demo"), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_size_of_a_statefulset_that_changes_in_the_middle_of_a_reconcile_is_left_as_it_is() {
+    for changes in [false, true] {
+        let world = unlicensed_of_three().await;
+        world.refuse("StatefulSet/demo", NO_ANSWER);
+        lead_on(&world);
+        if changes {
+            world.set_changes_soon();
+        }
+        let (_, calls) = world.reconcile().await;
+        assert!(calls.contains(&"StatefulSet/demo".to_owned()), "{calls:?}");
+        // A patch of its size alone names no kind.
+        assert_eq!(calls.contains(&"/".to_owned()), !changes, "{calls:?}");
+    }
+}
+
+/// By then another process may lead.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_after_a_write_that_outlasts_the_leadership() {
+    for leads_on in [true, false] {
+        let new = World::new(&json!({}));
+        let replaces = World::new(&json!({}));
+        replaces.reconcile().await;
+        replaces.echo();
+        replaces.runs_outdated_pod();
+        let shrinks = unlicensed_of_three().await;
+        for (world, outlasts, next) in [
+            (new, "ServiceAccount/demo", "StatefulSet/demo"),
+            // A patch of its size alone names no kind.
+            (shrinks, "StatefulSet/demo", "/"),
+            (replaces, "Eviction/demo-0", "status"),
+        ] {
+            world.context.writer.leadership.renew();
+            if leads_on {
+                lead_on(&world);
+            }
+            world.refuse(outlasts, NO_ANSWER);
+            let (_, calls) = world.reconcile().await;
+            let is_called = |call: &str| calls.iter().any(|called| called == call);
+            assert!(is_called(outlasts), "{calls:?}");
+            assert_eq!(is_called(next), leads_on, "{outlasts}: {calls:?}");
+            assert_eq!(is_called("status"), leads_on, "{outlasts}: {calls:?}");
+        }
+    }
 }

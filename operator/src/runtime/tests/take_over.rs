@@ -354,3 +354,15 @@ async fn what_may_not_be_listed_is_not_acted_on_and_keeps_nothing_else_waiting()
     assert!(standby.cluster().is_some());
     assert_eq!(unseen(), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_has_gone_and_nothing_else_is_noticed() {
+    let mut stored = Stored::default();
+    stored.put(PODS, pod("demo-0"));
+    let mut standby = Standby::of(stored).await;
+    standby.stored.lock().delete(PODS, "demo-0");
+    standby.takes_over().await;
+    let caches = &standby.context.sources.caches;
+    assert_eq!(caches.pods.get("apps", "demo-0"), None);
+    assert_eq!(standby.listed_again(), BTreeSet::from([PODS.to_owned()]));
+}
