@@ -159,13 +159,14 @@ fn evicts(world: &World, uid: u8) -> Option<Promise> {
         return Some(Promise::Others);
     }
     let is_current = |pod: &Pod| set.is_some_and(|set| set.template == pod.template);
+    if set.is_some_and(|set| is_older(world, set.template)) {
+        return Some(Promise::NotOlder);
+    }
+    if is_migrating(world) {
+        return Some(Promise::MigrationEnds);
+    }
+    // Those that the gate has taken away end beside it, and more than one at a time.
     if !world.knows_license_ended() {
-        if set.is_some_and(|set| is_older(world, set.template)) {
-            return Some(Promise::NotOlder);
-        }
-        if is_migrating(world) {
-            return Some(Promise::MigrationEnds);
-        }
         let mut others = pods.iter().filter(|pod| pod.uid != uid);
         if others.any(|pod| ends(world, *pod)) {
             return Some(Promise::OneDown);
