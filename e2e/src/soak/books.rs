@@ -19,6 +19,11 @@ pub const DISASTER: Duration = Duration::from_mins(3);
 const SAMPLES: Duration = Duration::from_secs(3);
 /// A hook may hold it for its last reading as well, at any time.
 pub const LAST_READING: Duration = Duration::from_secs(8);
+/// A pod that has gone counts as one that is down once so many samples have shown no other one in
+/// its place: most are made again at once.
+const MISSING: u32 = 2;
+/// In so short a time no operator that ends one pod after another ends them all.
+const AT_ONCE: Duration = Duration::from_secs(2);
 /// Of so many seconds one may have passed unseen, although nothing was struck.
 const UNSEEN_IN: u32 = 20;
 
@@ -83,6 +88,7 @@ pub struct Books {
     unseen: Duration,
     pub too_many_without_ha: Vec<String>,
     pub two_down_by_operator: Vec<String>,
+    pub none_left: Vec<String>,
     pub started_on_refused: Vec<String>,
     pub tasks_lost: Vec<String>,
     pub queued_tasks_failed: Vec<String>,
@@ -95,6 +101,8 @@ pub struct Books {
 #[derive(Debug, Default)]
 struct Account {
     before: Vec<PodSeen>,
+    /// Ordinals whose pods have gone although they are wanted, and for how many samples.
+    vacant: BTreeMap<i32, u32>,
     /// For how long there have been too many.
     surplus: Duration,
     /// A disaster was among that time.
@@ -115,6 +123,7 @@ impl Books {
             && [
                 &self.too_many_without_ha,
                 &self.two_down_by_operator,
+                &self.none_left,
                 &self.started_on_refused,
                 &self.tasks_lost,
                 &self.queued_tasks_failed,
@@ -137,6 +146,7 @@ impl Books {
         account.clock += passed;
         // Meanwhile one pod may have ended and come up again, and then another ended.
         account.before.clear();
+        account.vacant.clear();
     }
 
     /// Enters one sample of which the database said nothing: what the pods show counts all the
@@ -181,7 +191,9 @@ impl Books {
             }
         }
         self.two_down_by_operator
-            .extend(two_down(cluster, &account.before, sample));
+            .extend(account.two_down(cluster, sample));
+        self.none_left.extend(account.none_left(cluster, sample));
+        account.note_vacant(sample);
         account.before.clone_from(&sample.pods);
     }
 }
@@ -240,42 +252,96 @@ impl Account {
         let (held, cycle) = (held.as_secs(), cycle.as_secs());
         Some(format!("cluster {cluster}: for {held} of {cycle} s"))
     }
-}
 
-/// A pod that was Ready and that the operator, and no one else, ends while another is down.
-fn two_down(cluster: usize, before: &[PodSeen], sample: &Sample) -> Option<String> {
-    if sample.disturbed || sample.ended || sample.target == 0 {
-        return None;
+    /// A pod that was Ready and that the operator, and no one else, ends while another is down.
+    fn two_down(&self, cluster: usize, sample: &Sample) -> Option<String> {
+        if sample.disturbed || sample.ended || sample.target == 0 {
+            return None;
+        }
+        let now = |uid: &str| sample.pods.iter().find(|pod| pod.uid == uid);
+        let ended: Vec<_> = self
+            .before
+            .iter()
+            .filter(|pod| pod.ready && !pod.ending && !sample.deleted.contains(&pod.uid))
+            .filter(|pod| now(&pod.uid).is_none_or(|pod| pod.ending))
+            .collect();
+        let first = ended.first()?;
+        // Surplus pods go one by one as well, but whether the others are Ready is not their
+        // business.
+        let surplus = |name: &str| ordinal(name) >= Some(sample.target);
+        let shrinks = surplus(&first.name);
+        let began = now(&first.uid).and_then(|pod| pod.ending_since);
+        // It may have come up, or gone for good, between the two samples and before the other began
+        // to end.
+        let in_time = |down: &str| {
+            let successor = sample.pods.iter().find(|pod| pod.name == down);
+            successor.map_or(surplus(down), |pod| {
+                pod.ready && !pod.ending && pod.ready_since.is_some() && pod.ready_since <= began
+            })
+        };
+        let down = self
+            .before
+            .iter()
+            .filter(|pod| pod.uid != first.uid)
+            .filter(|pod| pod.ending || (!pod.ready && !shrinks))
+            .find(|pod| !in_time(&pod.name));
+        let second = ended.get(1).copied().or(down);
+        let missing = || {
+            let (set, _) = first.name.rsplit_once('-')?;
+            let long = self.vacant.iter().filter(|(_, seen)| **seen >= MISSING);
+            let mut names = long.map(|(number, _)| format!("{set}-{number}"));
+            names.find(|name| !shrinks && !in_time(name))
+        };
+        let second = second.map(|pod| pod.name.clone()).or_else(missing)?;
+        Some(format!(
+            "cluster {cluster}: {} was ended while {second} was down",
+            first.name
+        ))
     }
-    let now = |uid: &str| sample.pods.iter().find(|pod| pod.uid == uid);
-    let ended: Vec<_> = before
-        .iter()
-        .filter(|pod| pod.ready && !pod.ending && !sample.deleted.contains(&pod.uid))
-        .filter(|pod| now(&pod.uid).is_none_or(|pod| pod.ending))
-        .collect();
-    let first = ended.first()?;
-    // Surplus pods go one by one as well, but whether the others are Ready is not their business.
-    let surplus = |pod: &PodSeen| ordinal(&pod.name) >= Some(sample.target);
-    let shrinks = surplus(first);
-    let began = now(&first.uid).and_then(|pod| pod.ending_since);
-    // It may have come up, or gone for good, between the two samples and before the other began to
-    // end.
-    let in_time = |down: &PodSeen| {
-        let successor = sample.pods.iter().find(|pod| pod.name == down.name);
-        successor.map_or(surplus(down), |pod| {
-            pod.ready && !pod.ending && pod.ready_since.is_some() && pod.ready_since <= began
-        })
-    };
-    let down = before
-        .iter()
-        .filter(|pod| pod.uid != first.uid)
-        .filter(|pod| pod.ending || (!pod.ready && !shrinks))
-        .find(|pod| !in_time(pod));
-    let second = ended.get(1).copied().or(down)?;
-    Some(format!(
-        "cluster {cluster}: {} was ended while {} was down",
-        first.name, second.name
-    ))
+
+    /// Several that served, all of which the operator, and no one else, ends at once although some
+    /// are wanted: also where a license has ended, one stays. One that is alone may be replaced.
+    fn none_left(&self, cluster: usize, sample: &Sample) -> Option<String> {
+        if sample.disturbed || sample.struck || sample.target == 0 || sample.passed > AT_ONCE {
+            return None;
+        }
+        let served = self.before.iter().filter(|pod| pod.ready && !pod.ending);
+        let names: Vec<_> = served.map(|pod| pod.name.as_str()).collect();
+        // One that is not Ready for a moment may be the one that was to stay.
+        let goes_on = |before: &PodSeen| {
+            let mut now = sample.pods.iter();
+            sample.deleted.contains(&before.uid)
+                || now.any(|pod| pod.uid == before.uid && !pod.ending)
+        };
+        if names.len() < 2 || self.before.iter().any(goes_on) {
+            return None;
+        }
+        let names = names.join(", ");
+        Some(format!("cluster {cluster}: {names} were ended at once"))
+    }
+
+    /// Takes note of pods that have gone. One that was never there, such as after a rise of the
+    /// size, may not have been asked for yet. Where as many run as are wanted, those that do may
+    /// have been kept in the place of lower ordinals.
+    fn note_vacant(&mut self, sample: &Sample) {
+        let target = usize::try_from(sample.target).unwrap_or(0);
+        if sample.pods.len() >= target {
+            self.vacant.clear();
+            return;
+        }
+        let numbers = |pods: &[PodSeen]| -> BTreeSet<i32> {
+            let numbers = pods.iter().filter_map(|pod| ordinal(&pod.name));
+            numbers.collect()
+        };
+        let there = numbers(&sample.pods);
+        for number in numbers(&self.before) {
+            self.vacant.entry(number).or_default();
+        }
+        self.vacant.retain(|number, seen| {
+            *seen += 1;
+            *number < sample.target && !there.contains(number)
+        });
+    }
 }
 
 fn ordinal(pod: &str) -> Option<i32> {
@@ -293,6 +359,10 @@ impl fmt::Display for Books {
             (
                 "more than one pod down by the operator's hand",
                 &self.two_down_by_operator,
+            ),
+            (
+                "all replicas that served ended at once by the operator's hand",
+                &self.none_left,
             ),
             (
                 "a first replica on a refused database, or beside another Bytebase",
@@ -328,6 +398,7 @@ impl fmt::Display for Books {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::slice;
 
     const HOLD_LIMIT: Duration = Duration::from_secs(20);
 
@@ -611,5 +682,116 @@ mod tests {
         assert_eq!(entries(&[before, shrink(&[starting])]).1, 0);
         let pair = [pod("a-1", true, true), pod("a-2", true, false)];
         assert_eq!(entries(&[shrink(&pair), shrink(&pair[..1])]).1, 1);
+    }
+
+    #[test]
+    fn a_pod_that_was_not_made_again_is_down() {
+        let (other, up) = (pod("a-0", true, false), pod("a-1", true, false));
+        let pair = |pods: &[PodSeen]| Sample {
+            target: 2,
+            ..sample(pods)
+        };
+        let alone = pair(slice::from_ref(&up));
+        let ending = PodSeen {
+            ending: true,
+            ending_since: at(10),
+            ..up.clone()
+        };
+        let ends = pair(slice::from_ref(&ending));
+        let missed = |samples: &[Sample]| entries(samples).1;
+        let two = pair(&[other.clone(), up.clone()]);
+        assert_eq!(
+            missed(&[two.clone(), alone.clone(), alone.clone(), ends.clone()]),
+            1
+        );
+        // The next one may be made between two samples.
+        assert_eq!(missed(&[two.clone(), alone.clone(), ends.clone()]), 0);
+        for (ready_since, expected) in [(at(10), 0), (at(11), 1)] {
+            let next = PodSeen {
+                uid: "of-the-next".to_owned(),
+                ready_since,
+                ..other.clone()
+            };
+            let comes = pair(&[next, ending.clone()]);
+            let samples = [two.clone(), alone.clone(), alone.clone(), comes];
+            assert_eq!(missed(&samples), expected, "{ready_since:?}");
+        }
+        // It was not there before: the size has risen.
+        assert_eq!(missed(&[alone.clone(), alone.clone(), ends.clone()]), 0);
+        // Nor is it wanted: the size has gone down to one, which is not the lowest.
+        let kept = Sample {
+            target: 1,
+            ..alone.clone()
+        };
+        assert_eq!(missed(&[two.clone(), kept.clone(), kept, ends.clone()]), 0);
+        // It was not seen for a while.
+        let mut books = Books::default();
+        for sample in [&two, &alone, &alone] {
+            books.enter(0, sample);
+        }
+        books.enter_blind(0, Duration::from_secs(30), true);
+        for sample in [&alone, &ends] {
+            books.enter(0, sample);
+        }
+        assert_eq!(books.two_down_by_operator.len(), 0);
+    }
+
+    #[test]
+    fn of_several_that_serve_one_stays_also_where_the_license_has_ended() {
+        let all = ["a-0", "a-1", "a-2"].map(|name| pod(name, true, false));
+        let ends = |pod: &PodSeen| PodSeen {
+            ending: true,
+            ..pod.clone()
+        };
+        let unlicensed = |pods: &[PodSeen]| Sample {
+            ended: true,
+            target: 1,
+            ..sample(pods)
+        };
+        let count = |before: &[PodSeen], now: Sample| {
+            let mut books = Books::default();
+            books.enter(0, &unlicensed(before));
+            books.enter(0, &now);
+            assert_eq!(books.clean(), books.none_left.is_empty());
+            books.none_left.len()
+        };
+        let ending = all.each_ref().map(ends);
+        let [one, two, _] = ending.clone();
+        let [.., stays] = all.clone();
+        assert_eq!(count(&all, unlicensed(&[one, two, stays.clone()])), 0);
+        assert_eq!(count(&all, unlicensed(&ending)), 1);
+        assert_eq!(count(&all, unlicensed(&[])), 1);
+        // One alone may be replaced.
+        assert_eq!(count(&all[..1], unlicensed(&ending[..1])), 0);
+        let [one, two, _] = ending.clone();
+        let slow_one = PodSeen {
+            ready: false,
+            ..stays
+        };
+        let before = [all[0].clone(), all[1].clone(), slow_one.clone()];
+        assert_eq!(count(&before, unlicensed(&[one, two, slow_one])), 0);
+        let stopped = Sample {
+            target: 0,
+            ..unlicensed(&ending)
+        };
+        let slow = Sample {
+            passed: AT_ONCE + Duration::from_millis(1),
+            ..unlicensed(&ending)
+        };
+        let struck = Sample {
+            struck: true,
+            ..unlicensed(&ending)
+        };
+        let disturbed = Sample {
+            disturbed: true,
+            ..unlicensed(&ending)
+        };
+        let ours = Sample {
+            deleted: [all[0].uid.clone()].into(),
+            ..unlicensed(&ending)
+        };
+        for excused in [stopped, slow, struck, disturbed, ours] {
+            assert_eq!(count(&all, excused), 0);
+        }
     }
 }
