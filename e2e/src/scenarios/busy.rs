@@ -311,7 +311,7 @@ async fn killed_again_and_again(sandbox: &Sandbox) -> Result<()> {
     }
 }
 
-/// Gives tasks that any replica may claim until each of so many runs one, those that we killed
+/// Gives tasks that any replica may claim until so many of them run one, those that we killed
 /// aside. The load's own go through the replica that promotes them, and whichever asks next takes
 /// all.
 async fn all_busy(work: &Work, replicas: i64) -> Result<()> {
@@ -324,8 +324,8 @@ async fn all_busy(work: &Work, replicas: i64) -> Result<()> {
         let owners = sqlx::query_scalar::<_, i64>(owners).bind(&killed);
         Ok(owners.fetch_one(pool).await?)
     };
-    wait::until("every replica to run a task", PATIENCE, busy, |count| {
-        *count == replicas
+    wait::until("the replicas to run a task each", PATIENCE, busy, |count| {
+        *count >= replicas
     })
     .await?;
     Ok(())
@@ -487,6 +487,11 @@ async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
         .await?;
     // The idle ones went first.
     let work = Work::begin(&sandbox, 3, 5).await?;
+    // One of them ends.
+    all_busy(&work, 2).await?;
+    let pods = support::pods(&sandbox).await?;
+    let ended_before = pods.iter().filter(|pod| support::is_ending(pod));
+    let ended_before = ended_before.filter_map(ResourceExt::uid).collect();
     {
         let mut noted = work.noted.lock();
         noted.models.iter_mut().for_each(|model| model.ha = false);
@@ -497,8 +502,8 @@ async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "HALicensed", "False", "")
         .await?;
-    let one = || async { Ok(support::pods(&sandbox).await?.len()) };
-    wait::until("one replica", ROLLOUT, one, |now| *now == 1).await?;
+    let was_busy = until_one_is_left(&sandbox, &work.subject.pool, ended_before).await?;
+    ensure!(was_busy, "no replica ran a task when the gate ended it");
     work.end().await?;
     let reasons = support::event_reasons(&sandbox).await?;
     ensure!(
@@ -516,6 +521,40 @@ async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
         "the replica that was busy still runs"
     );
     Ok(())
+}
+
+/// Waits until one replica is left. Returns whether any that has begun to end since then ran a task
+/// when it did.
+async fn until_one_is_left(
+    sandbox: &Sandbox,
+    pool: &PgPool,
+    ended_before: BTreeSet<String>,
+) -> Result<bool> {
+    let runs = "SELECT EXISTS (SELECT FROM task_run WHERE status = 'RUNNING' AND replica_id = $1)";
+    let (mut ended, mut was_busy) = (ended_before, false);
+    let start = Instant::now();
+    loop {
+        let pods = support::pods(sandbox).await?;
+        if pods.len() == 1 {
+            return Ok(was_busy);
+        }
+        ensure!(
+            start.elapsed() < ROLLOUT,
+            "{} replicas are left",
+            pods.len()
+        );
+        for pod in pods.iter().filter(|pod| support::is_ending(pod)) {
+            if !ended.insert(pod.uid().context("no uid")?) {
+                continue;
+            }
+            // One that has just begun to start has no id, and runs nothing.
+            if let Ok(id) = replica_id(sandbox, pod).await {
+                let runs = sqlx::query_scalar::<_, bool>(runs).bind(id);
+                was_busy |= runs.fetch_one(pool).await?;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Tasks of ten minutes on two replicas at least: the gate keeps one of these, and the other must
