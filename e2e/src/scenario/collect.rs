@@ -23,12 +23,14 @@ const DATABASE_LINES: usize = 400;
 const METRICS_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Every text in which a secret must not stand: objects of the namespace, status of the clusters,
-/// events, the operator's logs and metrics.
+/// as it is and as the scenario has read it before, events, the operator's logs and metrics.
 pub async fn public_places(sandbox: &Sandbox) -> Result<Vec<(String, String)>> {
     let mut places = objects(sandbox).await?;
     if has_clusters(sandbox).await? {
         places.extend(statuses(sandbox).await?);
     }
+    let read = sandbox.statuses_read().into_iter();
+    places.extend(read.map(|texts| ("a status that was read".to_owned(), texts)));
     places.extend(sandbox.operator_logs()?);
     for pod in sandbox.operator_pods().await? {
         let name = pod.metadata.name.clone().unwrap_or_default();
@@ -75,7 +77,7 @@ async fn statuses(sandbox: &Sandbox) -> Result<Vec<(String, String)>> {
 
 /// The texts in a value, each on lines of its own. Printed as YAML, a long one would be broken into
 /// several lines.
-fn strings(value: &Value) -> String {
+pub fn strings(value: &Value) -> String {
     match value {
         Value::String(text) => format!("{text}\n"),
         Value::Array(list) => list.iter().map(strings).collect(),

@@ -91,7 +91,7 @@ async fn watch(
             active.remove(&start);
             match result {
                 Ok(()) => drop(ended.insert(start)),
-                // Tried again, into another file, as long as the container is there.
+                // Tried again, into another file, as long as Kubernetes keeps the log.
                 Err(error) => {
                     let mut problems = problems.lock();
                     problems.insert(start, format!("{error:#}"));
@@ -100,7 +100,11 @@ async fn watch(
         }
         // The API server may be away on purpose; a later listing will find it.
         if let Ok(list) = pods.list(&parameters).await {
-            for start in list.items.iter().flat_map(started) {
+            for (start, is_previous) in list.items.iter().flat_map(started) {
+                // Any other one that has ended was followed to its end, or is of no interest.
+                if is_previous && !problems.lock().contains_key(&start) {
+                    continue;
+                }
                 if ended.contains(&start) || !active.insert(start.clone()) {
                     continue;
                 }
@@ -108,9 +112,9 @@ async fn watch(
                 let (pod, container, restarts) = &start;
                 let file = folder.join(format!("{pod}.{container}.{restarts}.{attempt}.log"));
                 *attempt += 1;
-                let pods = pods.clone();
+                let (pods, problems) = (pods.clone(), Arc::clone(&problems));
                 tasks.spawn(async move {
-                    let result = follow(&pods, &start, &file).await;
+                    let result = follow(&pods, &start, is_previous, &file, &problems).await;
                     (start, result)
                 });
             }
@@ -119,37 +123,82 @@ async fn watch(
     }
 }
 
-/// The containers of a pod that run, with the number of this start.
-fn started(pod: &Pod) -> Vec<Start> {
+/// The starts of a pod's containers whose logs Kubernetes keeps: the present ones, and those before
+/// them, which are marked.
+fn started(pod: &Pod) -> Vec<(Start, bool)> {
     let name = pod.metadata.name.clone().unwrap_or_default();
     let statuses = pod
         .status
         .iter()
         .flat_map(|status| status.container_statuses.iter().flatten());
-    statuses
-        .filter(|status| {
-            status
-                .state
-                .as_ref()
-                .is_some_and(|state| state.waiting.is_none())
-        })
-        .map(|status| (name.clone(), status.name.clone(), status.restart_count))
-        .collect()
+    let mut starts = Vec::new();
+    for status in statuses {
+        let start = |number| (name.clone(), status.name.clone(), number);
+        let waits = status
+            .state
+            .as_ref()
+            .is_none_or(|state| state.waiting.is_some());
+        if waits {
+            // It has ended, and counts until the next one begins.
+            starts.push((start(status.restart_count), true));
+        } else {
+            starts.push((start(status.restart_count), false));
+            starts.push((start(status.restart_count - 1), true));
+        }
+    }
+    starts
 }
 
-/// Copies the log of the container's present start, from its beginning to its end.
-async fn follow(pods: &Api<Pod>, (pod, container, _): &Start, file: &Path) -> Result<()> {
+/// Copies the log of a container's start, from its beginning to its end. Once it comes in, whatever
+/// kept an earlier attempt from it is no problem any more.
+async fn follow(
+    pods: &Api<Pod>,
+    start: &Start,
+    is_previous: bool,
+    file: &Path,
+    problems: &Mutex<BTreeMap<Start, String>>,
+) -> Result<()> {
     use std::io::Write;
 
+    let (pod, container, _) = start;
     let parameters = LogParams {
         container: Some(container.clone()),
-        follow: true,
+        follow: !is_previous,
+        previous: is_previous,
         ..LogParams::default()
     };
     let mut lines = pods.log_stream(pod, &parameters).await?.lines();
+    problems.lock().remove(start);
     let mut file = fs::File::create(file)?;
     while let Some(line) = lines.try_next().await? {
         writeln!(file, "{line}")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_log_of_a_start_is_to_be_had_until_the_next_but_one() -> Result<()> {
+        let starts = |state: &str, restarts: i32| -> Result<Vec<(i32, bool)>> {
+            let status = json!({
+                "name": "operator", "ready": false, "restartCount": restarts, "image": "", "imageID": "",
+                "state": {state: {}},
+            });
+            let pod = json!({
+                "metadata": {"name": "op-0"}, "status": {"containerStatuses": [status]},
+            });
+            let started = started(&serde_json::from_value(pod)?);
+            let numbers = started.into_iter();
+            Ok(numbers
+                .map(|((.., start), before)| (start, before))
+                .collect())
+        };
+        assert_eq!(starts("running", 2)?, [(2, false), (1, true)]);
+        assert_eq!(starts("waiting", 2)?, [(2, true)]);
+        Ok(())
+    }
 }

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Anything shorter turns up anywhere by chance.
 const SHORTEST: usize = 8;
+/// So many characters of a random secret turn up nowhere by chance.
+const PART: usize = 12;
 /// Begins the first and the last line of a key or a certificate; they are the same in all.
 const PEM_BOUNDARY: &str = "-----";
 
@@ -35,6 +37,16 @@ impl Planted {
             label: label.into(),
             forms: plain.chain(encoded).collect(),
         }
+    }
+
+    /// One of random letters and digits alone, each part of which is looked for as well: a message
+    /// may be cut off in the middle of it.
+    pub fn random(label: impl Into<String>, value: &str) -> Self {
+        let mut planted = Self::new(label, value);
+        let parts = value.as_bytes().windows(PART);
+        let parts = parts.filter_map(|part| str::from_utf8(part).ok());
+        planted.forms.extend(parts.map(str::to_owned));
+        planted
     }
 }
 
@@ -235,6 +247,21 @@ mod tests {
                 "the horse-battery stands in the log, line 2",
             ]
         );
+    }
+
+    #[test]
+    fn of_a_random_secret_each_part_is_found() {
+        let secret = "q8Zr1kTn5Wc0Yb7Lx3Pd9Vgs";
+        let planted = [Planted::random("password", secret)];
+        for (from, to, is_found) in [(0, 12, true), (7, 20, true), (12, 24, true), (0, 11, false)] {
+            let found = find(&planted, &places(&format!("it is {}", &secret[from..to])));
+            assert_eq!(!found.is_empty(), is_found, "{from} to {to}");
+        }
+        assert_eq!(
+            find(&planted, &places(&STANDARD_NO_PAD.encode(secret))).len(),
+            1
+        );
+        assert_eq!(find(&[Planted::random("password", "abc")], &[]).len(), 1);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::scenario::{Lane, Scenario};
 use crate::scenarios::all;
 use crate::session::harness::Harness;
 use crate::times;
+use crate::wait;
 use anyhow::{Context, Result, anyhow, bail};
 use futures::{FutureExt, StreamExt, stream};
 use k8s_openapi::api::core::v1::Namespace;
@@ -22,6 +23,9 @@ use tokio::time::timeout;
 
 /// Removing a release, a namespace and a database takes seconds, unless something hangs.
 const CLEANUP_LIMIT: Duration = Duration::from_mins(1);
+
+/// Until the operator's logs are followed again, after the API server was away.
+const LOG_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What came of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -187,6 +191,15 @@ async fn body(scenario: &Scenario, sandbox: Sandbox) -> Result<()> {
 }
 
 async fn check_leaks(sandbox: &Sandbox) -> Result<()> {
+    // Nothing can be found in a log that was lost.
+    let problems = || async { Ok(sandbox.operator_log_problems()) };
+    let followed = wait::until(
+        "all of the operator's logs",
+        LOG_PATIENCE,
+        problems,
+        Vec::is_empty,
+    )
+    .await;
     let places = collect::public_places(sandbox)
         .await
         .context("collecting the places where secrets must not stand")?;
@@ -194,7 +207,7 @@ async fn check_leaks(sandbox: &Sandbox) -> Result<()> {
     if !found.is_empty() {
         bail!("secrets leaked: {}", found.join("; "));
     }
-    Ok(())
+    followed.map(drop)
 }
 
 /// Removes what a scenario has made. The operator goes with its namespace, which has all of it, but

@@ -7,6 +7,7 @@ use crate::cluster::kubectl::PortForward;
 use crate::images::{OPERATOR_REPOSITORY, TAG};
 use crate::machine::tools::repository;
 use crate::postgres::Database;
+use crate::scenario::collect::strings;
 use crate::scenario::followers::Followers;
 use crate::scenario::leaks::Planted;
 use crate::scenario::license::License;
@@ -21,7 +22,7 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ struct Inner {
     folder: PathBuf,
     planted: Mutex<Vec<Planted>>,
     followers: Mutex<Option<Followers>>,
+    /// Each status that was read: the next one takes the place of what it said.
+    read: Mutex<BTreeSet<String>>,
     calls: tokio::sync::Mutex<Calls>,
 }
 
@@ -97,7 +100,7 @@ impl Sandbox {
             .postgres
             .create_database(&namespace.replace('-', "_"))
             .await?;
-        let planted = vec![Planted::new("database password", &database.password)];
+        let planted = vec![Planted::random("database password", &database.password)];
         Ok(Self(Arc::new(Inner {
             harness,
             namespace,
@@ -105,6 +108,7 @@ impl Sandbox {
             folder,
             planted: Mutex::new(planted),
             followers: Mutex::new(None),
+            read: Mutex::default(),
             calls: tokio::sync::Mutex::default(),
         })))
     }
@@ -172,7 +176,14 @@ impl Sandbox {
     /// A BytebaseCluster's status; one without conditions before the operator has seen it.
     pub async fn status(&self, name: &str) -> Result<Value> {
         let object = self.clusters().get(name).await?;
-        Ok(object.data["status"].clone())
+        let status = object.data["status"].clone();
+        self.0.read.lock().insert(strings(&status));
+        Ok(status)
+    }
+
+    /// The texts of each status that was read so far.
+    pub fn statuses_read(&self) -> Vec<String> {
+        self.0.read.lock().iter().cloned().collect()
     }
 
     /// Waits until a BytebaseCluster's status satisfies `wanted`.
@@ -211,6 +222,7 @@ impl Sandbox {
             || async {
                 let object = self.clusters().get(name).await?;
                 let generation = object.metadata.generation;
+                self.0.read.lock().insert(strings(&object.data["status"]));
                 Ok((generation, object.data["status"]["conditions"].clone()))
             },
             |(generation, conditions)| {
@@ -292,6 +304,12 @@ impl Sandbox {
         planted.push(Planted::new(label, value));
     }
 
+    /// The same for random letters and digits: any part of them is looked for.
+    pub fn plant_random(&self, label: &str, value: &str) {
+        let mut planted = self.0.planted.lock();
+        planted.push(Planted::random(label, value));
+    }
+
     /// What was planted so far.
     pub fn planted(&self) -> Vec<Planted> {
         self.0.planted.lock().clone()
@@ -355,7 +373,7 @@ impl Sandbox {
         followers.as_ref().map_or(Ok(Vec::new()), Followers::read)
     }
 
-    /// What of the operator's logs could not be kept, and why.
+    /// What of the operator's logs could not be kept so far, and why.
     pub fn operator_log_problems(&self) -> Vec<String> {
         let followers = self.0.followers.lock();
         followers.as_ref().map_or(Vec::new(), Followers::problems)

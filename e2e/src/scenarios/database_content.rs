@@ -255,7 +255,7 @@ impl<'sandbox> Refused<'sandbox> {
         let database = format!("{}_{name}", sandbox.database().name);
         let postgres = &sandbox.harness().postgres;
         let database = postgres.create_database(&database).await?;
-        sandbox.plant(&format!("password of {name}"), &database.password);
+        sandbox.plant_random(&format!("password of {name}"), &database.password);
         Ok(Self {
             sandbox,
             name,

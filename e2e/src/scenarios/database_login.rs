@@ -138,7 +138,7 @@ async fn database_moves(sandbox: Sandbox) -> Result<()> {
     let postgres = &sandbox.harness().postgres;
     let name = format!("{}_next", sandbox.database().name);
     let next = postgres.create_database(&name).await?;
-    sandbox.plant("the password of the other database", &next.password);
+    sandbox.plant_random("the password of the other database", &next.password);
     postgres
         .execute_in(&name, "CREATE TABLE invoices (id int)")
         .await?;

@@ -342,7 +342,7 @@ async fn held_up(sandbox: &Sandbox, other: &str) -> Result<()> {
     let harness = sandbox.harness();
     let database = format!("{}_b", sandbox.database().name);
     let database = harness.postgres.create_database(&database).await?;
-    sandbox.plant("password of the other database", &database.password);
+    sandbox.plant_random("password of the other database", &database.password);
     harness
         .kubectl
         .apply_secret(other, DATABASE_SECRET, &[("PG_URL", &database.url())])

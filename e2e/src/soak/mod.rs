@@ -51,7 +51,7 @@ impl Subject {
     ) -> Result<Self> {
         let target = format!("{}_target", metadata.name);
         let target = sandbox.harness().postgres.create_database(&target).await?;
-        sandbox.plant("password of the users' database", &target.password);
+        sandbox.plant_random("password of the users' database", &target.password);
         Ok(Self {
             name,
             pool,
