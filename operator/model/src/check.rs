@@ -38,10 +38,6 @@ enum Order {
 }
 
 /// The rules and where they begin.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a way of its own in which the worlds differ"
-)]
 pub struct Checked {
     /// The rules.
     pub rules: Arc<Rules>,
@@ -59,8 +55,8 @@ pub struct Checked {
     pub slow: bool,
     /// The watch of clusters lags, as all the others do.
     pub lags: bool,
-    /// It shows one version after the other.
-    pub steps: bool,
+    /// It shows one version after the other, and so many may not be shown yet; 0: the last at once.
+    pub steps: usize,
     /// Whether a world recovers, by what of it matters to that.
     pub recovered: Arc<Mutex<HashMap<u64, bool>>>,
 }

@@ -65,6 +65,9 @@ fn is_resized_elsewhere(world: &World, before: u8, after: Set) -> bool {
         )
     };
     let mut up = world.operator.cache.1.iter().filter(is_up).peekable();
+    // Pods may be shown before the StatefulSet that they are of.
+    let shown = world.operator.cache.1.iter().map(|pod| pod.ordinal + 1);
+    let before = before.max(shown.max().unwrap_or(0));
     let is_unheard = |pod: &Pod| active.iter().all(|active| active.uid != pod.uid);
     // Down to what is licensed there they go one after the other, before they move.
     let shrinks = after.size > 0 && before.saturating_sub(after.size) > 1 && !gate_may_close(world);

@@ -18,8 +18,8 @@ pub struct Profile {
     pub slow: bool,
     /// The watch of clusters lags, as all the others do.
     pub lags: bool,
-    /// It shows one version after the other.
-    pub steps: bool,
+    /// It shows one version after the other, and so many may not be shown yet; 0: the last at once.
+    pub steps: usize,
     /// The endpoint may lead to another database.
     pub several: bool,
     pub budget: Budget,
@@ -38,7 +38,7 @@ impl Default for Profile {
             strategy: Strategy::Rolling,
             slow: false,
             lags: false,
-            steps: false,
+            steps: 0,
             several: false,
             budget: Budget::default(),
             finds: &[],

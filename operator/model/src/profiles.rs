@@ -395,7 +395,7 @@ fn versions() -> Vec<Profile> {
             replicas: 1,
             running: false,
             lags: true,
-            steps: true,
+            steps: 1,
             budget: Budget {
                 crashes: 2,
                 late: 1,
@@ -412,7 +412,7 @@ fn versions() -> Vec<Profile> {
             replicas: 2,
             running: false,
             lags: true,
-            steps: true,
+            steps: 2,
             several: true,
             budget: Budget {
                 exchanges: 1,
@@ -609,7 +609,7 @@ pub fn walk(quick: bool) -> Result<()> {
             },
             slow: seed % 3 == 0,
             lags: seed % 5 == 0,
-            steps: false,
+            steps: 0,
             recovered: Arc::clone(&recovered),
         };
         let checker = model

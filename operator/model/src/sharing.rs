@@ -318,7 +318,7 @@ impl Sharing {
             strategy: Strategy::Rolling,
             slow: false,
             lags: false,
-            steps: false,
+            steps: 0,
             recovered: Arc::default(),
         }
     }

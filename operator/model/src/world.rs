@@ -259,6 +259,8 @@ pub struct Cluster {
 /// Versions of a cluster, counted from the one that the watch shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Versions {
+    /// So many may not be shown yet: the watch shows those before them at once.
+    pub most: usize,
     /// Those that it is still to show, first first. The last one is stored.
     pub to_come: Vec<(Spec, Status)>,
     /// That of the status in `written`, if there is one.
@@ -276,12 +278,16 @@ impl Versions {
 }
 
 impl Cluster {
-    /// As a watch shows it that has caught up. `steps`: it shows one version after the other.
-    pub fn shown(spec: Spec, status: Status, steps: bool) -> Self {
+    /// As a watch shows it that has caught up. `steps`: it shows one version after the other, and so
+    /// many may not be shown yet.
+    pub fn shown(spec: Spec, status: Status, steps: usize) -> Self {
         Self {
             shown: (spec, status),
             written: None,
-            versions: steps.then(Versions::default),
+            versions: (steps > 0).then(|| Versions {
+                most: steps,
+                ..Versions::default()
+            }),
         }
     }
 
@@ -1089,7 +1095,7 @@ impl World {
         // Its own write wakes no one.
         let is_echo =
             cluster.shown.0 == self.spec && cluster.written.as_ref() == Some(&self.status);
-        *cluster = Cluster::shown(self.spec, self.status.clone(), false);
+        *cluster = Cluster::shown(self.spec, self.status.clone(), 0);
         self.operator.settled &= is_echo;
     }
 
@@ -1098,9 +1104,15 @@ impl World {
         if let Some(late) = &mut self.late {
             late.fits = false;
         }
-        let cluster = self.operator.cluster.as_mut();
-        if let Some(versions) = cluster.and_then(|cluster| cluster.versions.as_mut()) {
-            versions.to_come.push((self.spec, self.status.clone()));
+        let Some(cluster) = &mut self.operator.cluster else {
+            return;
+        };
+        let Some(versions) = &mut cluster.versions else {
+            return;
+        };
+        versions.to_come.push((self.spec, self.status.clone()));
+        if versions.to_come.len() > versions.most {
+            self.operator.settled &= cluster.shows_next();
         }
     }
 
@@ -1203,7 +1215,13 @@ impl World {
     /// lead: it compares them first, and has one that is behind list again.
     fn is_succeeded(&mut self) {
         let lags = self.operator.cluster.as_ref();
-        let steps = lags.map(|cluster| cluster.versions.is_some());
+        let most = |cluster: &Cluster| {
+            cluster
+                .versions
+                .as_ref()
+                .map_or(0, |versions| versions.most)
+        };
+        let steps = lags.map(most);
         self.operator = Operator {
             has_pods: self.has_pods(),
             cluster: steps.map(|steps| Cluster::shown(self.spec, self.status.clone(), steps)),
