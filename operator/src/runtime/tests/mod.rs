@@ -780,17 +780,23 @@ async fn a_cluster_that_is_gone_or_made_again_gets_no_status_and_no_other_try() 
             world.stored.lock().uid = "another".to_owned();
         } else {
             world.refuse("status", 404);
+            world.refuse("GET", 404);
         }
         let (requeue, calls) = world.reconcile().await;
         assert_eq!(requeue, Some(Action::await_change()));
-        let expected = if is_made_again {
-            &["status", "GET"][..]
-        } else {
-            &["status"][..]
-        };
-        assert_eq!(calls, expected);
+        assert_eq!(calls, ["status", "GET"]);
         assert_eq!(*world.status.lock(), Value::Null);
     }
+}
+
+#[tokio::test]
+async fn a_cluster_that_only_the_write_of_its_status_does_not_find_is_tried_again() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    world.refuse("status", 404);
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!(requeue, None, "it has failed");
+    assert_eq!(calls, ["status", "GET"]);
 }
 
 #[tokio::test]
