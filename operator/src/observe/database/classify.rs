@@ -27,9 +27,6 @@ const MAX_SERVER_TEXT: usize = 300;
 /// that rows are left out.
 pub(super) const ROW_SECURITY: &str = "check_enable_rls";
 
-/// The one that finds that no one, or not this role, may connect to a database.
-const OF_DATABASE: &str = "CheckMyDatabase";
-
 /// What a message needs to say where something went wrong, and what it must never say.
 pub struct Place<'a> {
     url: &'a PgUrl,
@@ -329,12 +326,6 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, moment: Moment) -> ProbeF
             &format!("the database does not exist ({said}); create it with encoding UTF8 and role \"{}\" as its owner", place.owner()),
         ),
         (_, "42501") => denied(error, place, moment),
-        // Of a database, the server says so to every role.
-        (Moment::Connect, "55000") if error.routine == Some(OF_DATABASE) => place.failure(
-            Definite,
-            FailureReason::PermissionDenied,
-            &format!("the database takes no connections ({said}); ALTER DATABASE … ALLOW_CONNECTIONS true"),
-        ),
         (_, "53300") => place.failure(
             Unknown,
             FailureReason::TooManyConnections,
@@ -574,14 +565,9 @@ mod tests {
             (Connect, "3D000", None, Definite, R::DatabaseMissing),
             (Connect, "42501", None, Definite, R::PermissionDenied),
             (Query, "42501", None, Unknown, R::PermissionDenied),
-            (
-                Connect,
-                "55000",
-                Some(OF_DATABASE),
-                Definite,
-                R::PermissionDenied,
-            ),
-            (Connect, "55000", None, Unknown, R::Other),
+            // Administrators close a database for a while. It is away then, and nothing is wrong
+            // with it.
+            (Connect, "55000", Some("CheckMyDatabase"), Unknown, R::Other),
             (Connect, "53300", None, Unknown, R::TooManyConnections),
             (Query, "57P01", None, Unknown, R::ServerNotReady),
             (Connect, "57P02", None, Unknown, R::ServerNotReady),
@@ -610,7 +596,7 @@ mod tests {
     #[test]
     fn what_a_role_may_not_is_followed_by_what_lets_it() {
         for (moment, routine, advice) in [
-            (Moment::Connect, OF_DATABASE, "GRANT CONNECT"),
+            (Moment::Connect, "CheckMyDatabase", "GRANT CONNECT"),
             (Moment::Connect, "call_string_check_hook", "for `role`"),
             (
                 Moment::Connect,
