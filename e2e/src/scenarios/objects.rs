@@ -553,7 +553,14 @@ async fn switches(sandbox: Sandbox) -> Result<()> {
     .await?;
     let budgets = || async {
         sandbox
-            .kubectl(&["get", "poddisruptionbudgets", "-o", "name"])
+            .kubectl(&[
+                "get",
+                "poddisruptionbudget",
+                NAME,
+                "--ignore-not-found",
+                "-o",
+                "name",
+            ])
             .await
     };
     wait::until("no PodDisruptionBudget", PATIENCE, budgets, |names| {

@@ -33,6 +33,8 @@ async fn come_and_go(sandbox: Sandbox) -> Result<()> {
     cluster["spec"]["networkPolicy"] =
         json!({"from": [{"podSelector": {"matchLabels": {"app": "edge"}}}]});
     cluster["spec"]["monitoring"] = json!({"serviceMonitor": {"interval": "30s"}});
+    // A drain as short as here is remarked on, unless the queue is never held.
+    cluster["spec"]["rollout"]["holdLimitSeconds"] = json!(0);
     support::start(&sandbox, &cluster).await?;
 
     // Reported, and everything else stands.
