@@ -278,8 +278,8 @@ impl Versions {
 }
 
 impl Cluster {
-    /// As a watch shows it that has caught up. `steps`: it shows one version after the other, and so
-    /// many may not be shown yet.
+    /// As a watch shows it that has caught up. `steps`: it shows one version after the other, and
+    /// so many may not be shown yet.
     pub fn shown(spec: Spec, status: Status, steps: usize) -> Self {
         Self {
             shown: (spec, status),
