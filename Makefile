@@ -70,7 +70,7 @@ model: ## Check the rules of operator and drain hook in every state of a model o
 	cargo run --quiet --package operator-model
 
 .PHONY: model-small
-model-small: ## The same in a smaller world: about five minutes
+model-small: ## The same in a smaller world: five to six minutes
 	cargo run --quiet --package operator-model -- quick
 
 .PHONY: fuzz
