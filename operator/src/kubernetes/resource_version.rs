@@ -1,6 +1,7 @@
 //! `metadata.resourceVersion`.
 
 use serde::Deserialize;
+use std::cmp::Ordering;
 
 /// The version of an object, or of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -14,12 +15,19 @@ impl From<String> for ResourceVersion {
 }
 
 impl ResourceVersion {
-    /// Whether this is that version of objects of the same kind, or a later one. They are numbers
-    /// that grow with each write: Kubernetes promises it since 1.35, and its own storage has never
-    /// made others. Where they are not, only the same version is known to be as new.
+    /// Which of two versions of objects of the same kind is later. They are numbers that grow with
+    /// each write: Kubernetes promises it since 1.35, and its own storage has never made others.
+    /// `None`: they are not, and differ.
+    pub fn compare(&self, other: &Self) -> Option<Ordering> {
+        match (self.number(), other.number()) {
+            (Some(own), Some(other)) => Some(own.cmp(&other)),
+            _ => (self == other).then_some(Ordering::Equal),
+        }
+    }
+
+    /// Whether this is known to be that version, or a later one.
     pub fn is_at_least(&self, other: &Self) -> bool {
-        let numbers = || Some((self.number()?, other.number()?));
-        self == other || numbers().is_some_and(|(own, other)| own >= other)
+        self.compare(other).is_some_and(Ordering::is_ge)
     }
 
     fn number(&self) -> Option<u128> {

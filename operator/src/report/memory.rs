@@ -2,10 +2,12 @@
 
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::Notice;
+use crate::kubernetes::ResourceVersion;
 use crate::observation::{LOG_PATIENCE, Observation};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// An event comes again no sooner: a condition that goes to and fro between two reasons would fill
@@ -116,12 +118,11 @@ impl WrittenStatus {
     /// others, such as an earlier write of this process, whose status is older.
     fn is_newer_than(&self, cluster: &BytebaseCluster) -> bool {
         let shown = cluster.resource_version();
-        let number = |version: Option<&String>| version?.parse::<u128>().ok();
-        match (number(shown.as_ref()), number(self.after.as_ref())) {
-            (Some(shown), Some(after)) => shown < after,
-            // No API server over etcd has such versions: only equal ones can be compared.
-            _ => shown == self.before,
-        }
+        let version = |version: &Option<String>| version.clone().map(ResourceVersion::from);
+        let versions = version(&shown).zip(version(&self.after));
+        let order = versions.and_then(|(shown, after)| shown.compare(&after));
+        // Where they cannot be compared, it is as long as nothing else was shown.
+        order.map_or_else(|| shown == self.before, Ordering::is_lt)
     }
 
     /// Whether this is the cluster right after this write, with the spec that the status speaks of.
