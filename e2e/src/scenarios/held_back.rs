@@ -1,4 +1,4 @@
-//! What holds the end of a replica back: a lock of somebody else, the operator's own budget.
+//! What holds the end of a replica back: another session's lock, the operator's own budget.
 
 use super::drains::{self, wait_ended};
 use super::support::{self, Lives, NAME};

@@ -481,17 +481,9 @@ fn judge_facts(
         let reason = Reason::DatabaseTransactionPooler;
         return verdict(Allows::Nothing, status, reason, message);
     }
-    if observation.has_lost_tables(facts) {
-        return verdict(
-            Allows::Nothing,
-            None,
-            Reason::DatabaseSchemaUnknown,
-            format!(
-                "Bytebase's tables and workspace were in {} before, and role \"{}\" does not see them now: no replica is started or replaced until it does. Perhaps a backup is being restored, the role's search_path was changed, or they were dropped. If Bytebase is to begin there as a new one, set replicas to 0, and back when all pods have ended",
-                database.replicas.identity_hint(),
-                database.replicas.shown_user()
-            ),
-        );
+    if let Some(message) = lost_tables(database, observation, facts) {
+        let reason = Reason::DatabaseSchemaUnknown;
+        return verdict(Allows::Nothing, None, reason, message);
     }
     if let Some((reason, message)) = in_use(database, wanted, observation, health, moves) {
         let is_certain = active_when_read(observation) > 0 && !may_be_its_own(observation, health);
@@ -506,16 +498,9 @@ fn judge_facts(
         };
         return verdict(allows, None, reason, message);
     }
-    if !facts.not_understood.is_empty() {
-        return verdict(
-            not_understood_allows(observation, facts),
-            None,
-            Reason::DatabaseSchemaUnknown,
-            format!(
-                "Bytebase's tables here have another form than this operator knows ({}): what they hold is unknown, so nothing is scaled on it. Upgrade the operator to one that supports this Bytebase",
-                facts.not_understood.join(", ")
-            ),
-        );
+    if let Some(message) = not_understood(facts) {
+        let allows = not_understood_allows(observation, facts);
+        return verdict(allows, None, Reason::DatabaseSchemaUnknown, message);
     }
     if let Some(message) = restored(database, went_back, health) {
         return verdict(Allows::All, None, Reason::DatabaseSchemaUnknown, message);
@@ -542,6 +527,27 @@ fn judge_facts(
             }
         ),
     )
+}
+
+/// That tables which were there before are not seen any more.
+fn lost_tables(
+    database: &ValidDatabase,
+    observation: &Observation,
+    facts: &DatabaseFacts,
+) -> Option<String> {
+    observation.has_lost_tables(facts).then(|| format!(
+        "Bytebase's tables and workspace were in {} before, and role \"{}\" does not see them now: no replica is started or replaced until it does. Perhaps a backup is being restored, the role's search_path was changed, or they were dropped. If Bytebase is to begin there as a new one, set replicas to 0, and back when all pods have ended",
+        database.replicas.identity_hint(),
+        database.replicas.shown_user()
+    ))
+}
+
+/// That the tables have a form which this operator does not know.
+fn not_understood(facts: &DatabaseFacts) -> Option<String> {
+    (!facts.not_understood.is_empty()).then(|| format!(
+        "Bytebase's tables here have another form than this operator knows ({}): what they hold is unknown, so nothing is scaled on it. Upgrade the operator to one that supports this Bytebase",
+        facts.not_understood.join(", ")
+    ))
 }
 
 /// That a backup of an older schema was restored under replicas that run. Nothing is held back for
