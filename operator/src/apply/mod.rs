@@ -17,8 +17,7 @@ pub use memory::Memory;
 pub use outcome::Outcome;
 
 use crate::api::{BytebaseCluster, Reason};
-use crate::decide::plan::Size;
-use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan, Wanted};
+use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan, Size, Wanted};
 use crate::decide::rollout::step::Eviction;
 use crate::desired::DesiredObject;
 use crate::desired::ownership::Owner;

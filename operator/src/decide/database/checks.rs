@@ -2,8 +2,7 @@
 //! it would lack.
 
 use crate::api::Reason;
-use crate::decide::database::occupancy;
-use crate::decide::database::{answers, can_tell, is_first_start, was_refused};
+use crate::decide::database::{answers, can_tell, is_first_start, occupancy, was_refused};
 use crate::observation::{DatabaseFacts, FailureClass, LoginTrial, Observation, SchemaState};
 use crate::validate::ValidDatabase;
 

@@ -3,8 +3,7 @@
 use crate::api::Reason;
 use crate::api::status::RolloutWait;
 use crate::contract::version::Version;
-use crate::decide::database::{Allows, DatabaseVerdict};
-use crate::decide::database::{login, schema};
+use crate::decide::database::{Allows, DatabaseVerdict, login, schema};
 use crate::decide::rollout::Hold;
 use crate::decide::rollout::maintenance::{self, Stage};
 use crate::decide::rollout::step::{Wait, schema_migration};
